@@ -1,0 +1,3 @@
+"""Federated multi-task learning on dense vision tasks."""
+
+__version__ = "0.1.0"

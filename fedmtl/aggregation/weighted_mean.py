@@ -1,0 +1,44 @@
+"""The weighted mean of updates, FedAvg's aggregator, as a running sum."""
+
+import torch
+from torch import Tensor
+
+from fedmtl.aggregation.base import Aggregator
+from fedmtl.aggregation.update import PartUpdate
+
+
+class WeightedMean(Aggregator):
+    """Σ w_k Δ_k / Σ w_k, coordinate by coordinate.
+
+    For updates that ask for it (`rescale: overlap`) a coordinate's denominator counts only the clients that
+    kept it: Σ w_k m_k Δ_k / Σ w_k m_k, and 0 where no client did. Both kinds may meet in one round: an update
+    that does not ask counts at every coordinate.
+    """
+
+    def __init__(self) -> None:
+        self._sum: Tensor | None = None
+        self._weight = 0.0  # of updates that count everywhere
+        self._kept: Tensor | None = None  # (d,) weight of the clients that kept each coordinate
+
+    def add(self, update: PartUpdate, weight: float) -> None:
+        """Takes one client's update."""
+        if self._sum is None:
+            self._sum = torch.zeros_like(update.delta, dtype=torch.float32)
+        self._sum.add_(update.delta, alpha=weight)
+        if update.overlap and update.mask is not None:
+            if self._kept is None:
+                self._kept = torch.zeros_like(self._sum)
+            self._kept.add_(update.mask, alpha=weight)
+        else:
+            self._weight += weight
+
+    def merge(self) -> Tensor | None:
+        """The mean (d,) in fp32."""
+        merged = self._sum
+        if merged is not None and self._kept is not None:
+            weight = self._kept.add_(self._weight)
+            merged.div_(weight.masked_fill_(weight == 0, 1))  # where nobody kept a coordinate the sum is 0
+        elif merged is not None:
+            merged.div_(self._weight)
+        self._sum, self._weight, self._kept = None, 0.0, None
+        return merged

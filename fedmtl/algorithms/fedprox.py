@@ -1,0 +1,33 @@
+"""FedProx: a pull of the local model towards the global one."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fedmtl.algorithms.base import LocalAlgorithm
+
+
+class FedProx(LocalAlgorithm):
+    """Adds μ/2 ‖θ − θ_global‖² to the local objective, i.e. μ(θ − θ_global) to its gradient.
+
+    Li et al. 2020, arXiv 1812.06127. The head that a client trains is pulled as well.
+
+    Args:
+        mu: strength μ of the pull, > 0.
+
+    Raises:
+        ValueError: `mu` is not positive.
+    """
+
+    def __init__(self, *, mu: float = 0.01) -> None:
+        if not mu > 0:
+            raise ValueError(f"mu must be positive, not {mu}")
+        self.mu = mu
+
+    @torch.no_grad()
+    def correct_gradients(self, parameters: Sequence[nn.Parameter], anchors: Sequence[Tensor]) -> None:
+        """Adds the pull to every gradient."""
+        for parameter, anchor in zip(parameters, anchors, strict=True):
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter - anchor, alpha=self.mu)

@@ -1,0 +1,83 @@
+"""The `fedmtl` command. Importing this loads neither torch nor anything else that takes a while."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from fedmtl import __version__
+from fedmtl.errors import UserError
+
+COMMANDS = {
+    "fit": "train one unified model across clients, from a configuration file",
+    "evaluate": "measure a run's model again, on every task",
+}
+
+HELP = """usage: fedmtl [--version] [--debug] COMMAND ...
+
+Federated multi-task learning on dense vision tasks.
+
+commands:
+{commands}
+
+options:
+  --debug    show the full trace of an error
+  --version  print the version
+
+Start with: fedmtl fit --config experiments/scenes_dea.yaml
+More on a command: fedmtl COMMAND --help
+""".format(commands="\n".join(f"  {name:<10} {summary}" for name, summary in COMMANDS.items()))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one subcommand.
+
+    Returns:
+        Exit code: 0, 2 for a mistake that the user can mend, 130 when interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return 0
+    if words[0] == "--version":
+        print(f"fedmtl {__version__}")
+        return 0
+    command = words[0]
+    if command not in COMMANDS:
+        return _fail("fedmtl", _unknown(command, words))
+    sys.path.insert(0, "")  # classes of the user's own, named in YAML, are found in the working directory
+    try:
+        importlib.import_module(f"fedmtl.commands.{command}").main(words[1:])
+    except UserError as error:
+        if debug:
+            raise
+        return _fail(f"fedmtl {command}", str(error))
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        return _fail(f"fedmtl {command}", "interrupted; --resume auto goes on from the last checkpoint", code=130)
+    except RuntimeError as error:
+        if debug or "torchvision::" not in str(error):
+            raise
+        return _fail(
+            "fedmtl",
+            "torch and torchvision do not match (a CPU-only torch beside the registry's torchvision?); "
+            "in a fresh environment, install both together: pip install fedmtl",
+        )
+    return 0
+
+
+def _unknown(command: str, words: Sequence[str]) -> str:
+    later = next((word for word in words if word in COMMANDS), None)
+    if command.startswith("-") and later:
+        rest = [word for word in words if word != later]
+        return f"the command comes first: fedmtl {later} {' '.join(rest)}"
+    near = get_close_matches(command, COMMANDS, n=1)
+    return f"unknown command {command!r}; {f'did you mean {near[0]}?' if near else 'there are ' + ', '.join(COMMANDS)}"
+
+
+def _fail(who: str, message: str, code: int = 2) -> int:
+    print(f"{who}: error: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,1 @@
+"""The subcommands of `fedmtl`, one file each, loaded only when called."""

@@ -1,0 +1,101 @@
+"""From YAML files and command line to objects, and the resolved configuration back to YAML."""
+
+import inspect
+from argparse import ArgumentError
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
+
+from fedmtl.errors import UserError
+from fedmtl.experiment import Experiment
+
+# keys that may change when a run is gone on with: where it lies and how it is watched, not what it computes
+FREE_KEYS = ("out", "tracker", "data.init_args.root", "fabric.workers", "checkpoint_every", "pictures")
+
+
+def experiment_parser(command: str, description: str | None) -> ArgumentParser:
+    """A parser whose keys are the arguments of `Experiment`."""
+    parser = ArgumentParser(prog=f"fedmtl {command}", description=description, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file; several merge from left to right")
+    parser.add_class_arguments(Experiment, as_group=False)
+    return parser
+
+
+def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
+    """Parses; files first, then the other words, so that the command line wins wherever ``--config`` stands.
+
+    Raises:
+        UserError: a mistake in a file or on the command line.
+    """
+    files, others, words = [], [], iter(arguments)
+    for word in words:
+        if word == "--config" or word.startswith("--config="):
+            files.append(word.partition("=")[2] or next(words, ""))
+        else:
+            others.append(word)
+    for file in files:
+        _check_bases(Path(file))
+    try:
+        return parser.parse_args([*(f"--config={file}" for file in files), *others])
+    except ArgumentError as error:
+        raise UserError(" ".join(part.strip() for part in str(error).splitlines())) from error
+
+
+def _check_bases(path: Path, below: tuple[Path, ...] = ()) -> None:
+    """Refuses a file whose ``config`` key is a list, which the parser would pass over in silence."""
+    if not path.is_file():
+        raise UserError(f"--config: there is no file {path}")
+    if path.resolve() in below:
+        raise UserError(f"{path}: its config key leads back to itself")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    base = content.get("config") if isinstance(content, Mapping) else None
+    if isinstance(base, list):
+        raise UserError(f"{path}: config names one base file, not a list; chain bases, or give several --config")
+    if base is not None:
+        _check_bases(path.parent / base, (*below, path.resolve()))
+
+
+def instantiate(parser: ArgumentParser, config: Namespace) -> Experiment:
+    """Builds the experiment, its data set and everything else that the configuration names.
+
+    Raises:
+        UserError: a value that a constructor refuses.
+    """
+    try:
+        objects = parser.instantiate(config)
+        return Experiment(**{key: objects[key] for key in inspect.signature(Experiment).parameters})
+    except (ValueError, TypeError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def to_dict(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
+    """The resolved configuration, the keys of `Experiment` only, as plain containers."""
+    resolved = yaml.safe_load(parser.dump(config))
+    return {key: resolved[key] for key in inspect.signature(Experiment).parameters if key in resolved}
+
+
+def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The keys that differ and matter, each with both values."""
+    old, new = _flat(saved), _flat(now)
+    changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and not _is_free(key)]
+    return [f"{key} (was {old.get(key)}, now {new.get(key)})" for key in changed]
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, (dict, list)):
+        return {prefix: tree}
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat

@@ -1,0 +1,53 @@
+"""`fedmtl evaluate`: measures a run's model again, on every task, from its checkpoint."""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from fedmtl.checkpoint import Checkpoints
+from fedmtl.commands.configuration import experiment_parser, instantiate, parse
+from fedmtl.errors import UserError
+from fedmtl.tracking import RunDirectory
+
+
+def main(arguments: list[str]) -> None:
+    """Parses the command line and evaluates."""
+    parser = ArgumentParser(
+        prog="fedmtl evaluate",
+        description=__doc__,
+        epilog="Any key of the run's configuration can be changed, e.g. --data.root or --eval_batch_size.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--checkpoint", choices=["last", "best"], default="last", help="which checkpoint")
+    own, others = parser.parse_known_args(arguments)
+    evaluate(own.run, own.checkpoint, others, Console())
+
+
+def evaluate(run: Path, checkpoint: str, overrides: list[str], console: Console) -> None:
+    """Evaluates a run's checkpoint and prints a table of every metric.
+
+    Args:
+        run: folder of the run.
+        checkpoint: ``last`` or ``best``.
+        overrides: command-line keys that change its configuration.
+        console: where to write.
+    """
+    directory = RunDirectory(run.parent, run.name)
+    if not directory.config.is_file():
+        raise UserError(f"{run} is not the folder of a run: it has no config.yaml")
+    saved = Checkpoints(directory.checkpoints).load(checkpoint)
+    parser = experiment_parser("evaluate", __doc__)
+    experiment = instantiate(parser, parse(parser, ["--config", str(directory.config), *overrides]))
+    experiment.orchestrator.load_state_dict(saved)
+    metrics = experiment.orchestrator.evaluate()
+    table = Table(title=f"{experiment.name} after round {experiment.orchestrator.round} ({checkpoint} checkpoint)")
+    for column in ("task", "metric"):
+        table.add_column(column)
+    table.add_column("value", justify="right")
+    for task, values in metrics.items():
+        for name, value in values.items():
+            table.add_row(task, name, f"{value:.4f}")
+    console.print(table)

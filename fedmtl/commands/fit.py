@@ -1,0 +1,135 @@
+"""`fedmtl fit`: trains one unified model across clients, from a configuration file."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import yaml
+from rich.console import Console
+from rich.logging import RichHandler
+
+from fedmtl.checkpoint import Checkpoints
+from fedmtl.commands.configuration import differences, experiment_parser, instantiate, parse, to_dict
+from fedmtl.errors import UserError
+from fedmtl.experiment import Experiment
+from fedmtl.tracking import RunDirectory, RunInfo
+from fedmtl.tracking.display import Display, results_table
+
+
+def main(arguments: list[str]) -> None:
+    """Parses the command line and runs the experiment."""
+    parser = experiment_parser("fit", __doc__)
+    parser.add_argument(
+        "--resume",
+        type=Literal["never", "auto"],
+        default="never",
+        help="auto goes on from the run's last checkpoint, or starts it if there is none",
+    )
+    config = parse(parser, arguments)
+    console = Console()
+    logging.getLogger("fedmtl").addHandler(RichHandler(console=console, show_time=False, show_path=False))
+    logging.getLogger("fedmtl").setLevel(logging.INFO)
+
+    settings = to_dict(parser, config)
+    directory = RunDirectory(config.out, config.name)
+    saved = earlier_state(directory, settings, resume=config.resume == "auto")
+    experiment = instantiate(parser, config)
+    fit(experiment, directory, settings, saved, console)
+
+
+def earlier_state(directory: RunDirectory, settings: Mapping[str, Any], *, resume: bool) -> dict[str, Any] | None:
+    """The last checkpoint of a run that is to be gone on with; None for a new run.
+
+    Raises:
+        UserError: the folder holds a run and `resume` is not set, or its configuration is another.
+    """
+    checkpoints = Checkpoints(directory.checkpoints)
+    if not resume and directory.path.exists():
+        raise UserError(f"{directory.path} is there already: --resume auto goes on with it, --name starts another run")
+    if not resume or not checkpoints.all():
+        return None
+    saved = checkpoints.load()
+    changed = differences(saved["config"], settings)
+    if changed:
+        raise UserError(
+            f"{directory.path} was made with another configuration: {'; '.join(changed)}; "
+            "set these back, or give another --name"
+        )
+    return saved
+
+
+def fit(
+    experiment: Experiment,
+    directory: RunDirectory,
+    settings: Mapping[str, Any],
+    saved: Mapping[str, Any] | None,
+    console: Console,
+) -> None:
+    """Trains the experiment to its last round and prints its results.
+
+    Args:
+        experiment: what to run.
+        directory: where its files go.
+        settings: its resolved configuration as plain containers.
+        saved: state of the checkpoint to go on from.
+        console: where to write.
+    """
+    orchestrator = experiment.orchestrator
+    directory.create(yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+    if saved is not None:
+        orchestrator.load_state_dict(saved)
+        console.print(f"going on with {directory.path} after round {orchestrator.round}", highlight=False)
+    directory.rewind(orchestrator.round)
+    if orchestrator.round < orchestrator.rounds:
+        train(experiment, directory, settings, saved, console)
+    console.print(results_table(orchestrator.results(experiment.name)))
+    if orchestrator.baseline is None:
+        console.print(
+            "Δm is left out, it needs a baseline: train the clients alone (share: none, as in scenes_local.yaml), "
+            "then give --baseline that run's folder",
+            highlight=False,
+            soft_wrap=True,
+        )
+    console.print(f"everything of this run is in {directory.path}", highlight=False, soft_wrap=True)
+
+
+def train(
+    experiment: Experiment,
+    directory: RunDirectory,
+    settings: Mapping[str, Any],
+    saved: Mapping[str, Any] | None,
+    console: Console,
+) -> None:
+    """The rounds that are still to be done, and the files that stand at the end of a run."""
+    orchestrator, tracker = experiment.orchestrator, experiment.tracker
+    console.print(federation_lines(experiment), highlight=False, soft_wrap=True)
+    steps = sum(experiment.engine.steps(client) for client in orchestrator.sample(1))
+    if tracker is not None:
+        identity = saved["tracker"] if saved else None
+        tracker.start(RunInfo(experiment.name, directory.path, settings, identity))
+    try:
+        with Display(rounds=orchestrator.rounds, steps=steps, primary=orchestrator.primary, console=console) as display:
+            orchestrator.run(directory, tracker, display, settings)
+        directory.write_results(orchestrator.results(experiment.name))
+        if orchestrator.unified:
+            orchestrator.export(directory)
+    finally:
+        if tracker is not None:
+            tracker.finish(orchestrator.summary())
+
+
+def federation_lines(experiment: Experiment) -> str:
+    """Who takes part, a line a client, and how large the model is."""
+    model = experiment.engine.module.model
+    millions = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in model.parts().items()}
+    heads = sum(millions.values()) - millions["encoder"]
+    lines = [
+        f"{experiment.name}: {len(experiment.orchestrator.clients)} clients, {experiment.rounds} rounds, encoder "
+        f"{millions['encoder']:.2f} M parameters, heads {heads:.2f} M, on {experiment.engine.fabric.device}"
+    ]
+    lines += [
+        f"  {client.name}: {', '.join(client.tasks)}; {len(client.images)} images, "
+        f"{experiment.engine.steps(client)} steps a round"
+        for client in experiment.orchestrator.clients
+    ]
+    return "\n".join(lines)

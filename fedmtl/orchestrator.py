@@ -1,0 +1,256 @@
+"""The round: sample clients, train them, merge their updates, evaluate, log, checkpoint."""
+
+import math
+from collections.abc import Mapping, Sequence
+from time import perf_counter
+from typing import Any
+
+import safetensors.torch
+
+from fedmtl.checkpoint import Checkpoints
+from fedmtl.client import Client, ClientState
+from fedmtl.data import View
+from fedmtl.delta_m import Primary, delta_m, mean
+from fedmtl.engine import InProcess
+from fedmtl.seeding import numpy_stream
+from fedmtl.server import Server
+from fedmtl.tracking import RunDirectory, Tracker
+from fedmtl.tracking.display import Display
+from fedmtl.tracking.figures import save_sheet, strips
+from fedmtl.vector import PartState
+
+TaskMetrics = dict[str, dict[str, float]]  # numbers of each metric, by task
+
+
+class Orchestrator:
+    """Moves weights between clients and server, and measures what comes of it.
+
+    Args:
+        engine: where clients run.
+        server: the server; it has been started.
+        clients: all clients.
+        validation: the whole val split with the labels of all tasks.
+        unified: whether all parts are shared, so that there is one model to evaluate; else each client's own
+            model is evaluated on its tasks, and a task's numbers are the mean over the clients that have it.
+        rounds: rounds of the run.
+        seed: the run's seed.
+        participation: share of the clients that train in a round.
+        eval_every: rounds between evaluations; the last round always has one.
+        checkpoint_every: rounds between checkpoints; the last round always has one.
+        pictures: how many validation images are drawn at an evaluation.
+        baseline: name and primary metrics (by task) that Δm compares with.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: InProcess,
+        server: Server,
+        clients: Sequence[Client],
+        validation: View,
+        unified: bool,
+        rounds: int,
+        seed: int,
+        participation: float = 1.0,
+        eval_every: int = 1,
+        checkpoint_every: int = 1,
+        pictures: int = 4,
+        baseline: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.engine, self.server, self.clients, self.validation = engine, server, list(clients), validation
+        self.unified, self.rounds, self.seed, self.participation = unified, rounds, seed, participation
+        self.eval_every, self.checkpoint_every = eval_every, checkpoint_every
+        self.pictures = min(pictures, len(validation))
+        self.baseline = baseline
+        self.primary = {
+            name: Primary(task.primary, bool(task.metric().higher_is_better)) for name, task in validation.tasks.items()
+        }
+        self.round = 0  # rounds done
+        self.first: dict[str, float] | None = None  # primary metrics of the first evaluation
+        self.best: dict[str, Any] | None = None
+        self.last: dict[str, Any] | None = None
+
+    def run(
+        self, directory: RunDirectory, tracker: Tracker | None, display: Display, config: Mapping[str, Any]
+    ) -> None:
+        """All rounds that are still to be done."""
+        checkpoints = Checkpoints(directory.checkpoints)
+        for round in range(self.round + 1, self.rounds + 1):
+            display.start_round(round)
+            started = perf_counter()
+            row: dict[str, Any] = {"round": round, **self.train(round, display)}
+            row["time/train"] = perf_counter() - started
+            improved = False
+            final = round == self.rounds
+            if final or round % self.eval_every == 0:
+                started = perf_counter()
+                metrics = self.evaluate()
+                improved = self._note(round, metrics)
+                row |= self._flat(metrics)
+                row["time/evaluate"] = perf_counter() - started
+                if self.pictures:
+                    self._draw(round, directory, tracker)
+            self.round = round
+            directory.append(row)
+            if tracker is not None:
+                tracker.log(row)
+            display.end_round(row)
+            if final or improved or round % self.checkpoint_every == 0:
+                identity = tracker.identity if tracker else None
+                checkpoints.save(
+                    {**self.state_dict(), "config": config, "tracker": identity}, round=round, best=improved
+                )
+
+    def train(self, round: int, display: Display) -> dict[str, Any]:
+        """One round up to the server's step; returns its numbers."""
+        row: dict[str, Any] = {}
+        sent = 0
+        chosen = self.sample(round)
+        for client in chosen:
+            display.start_client(client.name)
+            result = self.engine.train(client, self.server.state, round, display.step)
+            for name, value in result.losses.items():
+                if name == "loss" or len(client.tasks) > 1:
+                    row[f"train/{client.name}/{name}"] = value if math.isfinite(value) else None
+            display.end_client(result.losses.get("loss", math.nan))
+            if self.server.receive(result.update):
+                client.state = result.state  # a refused client goes on from its last good state
+                sent += result.update.num_bytes()
+        row["server/refused"] = len(self.server.refused)
+        row["bytes/up"] = sent
+        row["bytes/down"] = sum(
+            part.num_bytes()
+            for client in chosen
+            for name, part in self.server.state.items()
+            if name in client.parts and self.engine.shared(name)
+        )
+        self.server.step()
+        return row
+
+    def sample(self, round: int) -> list[Client]:
+        """The clients that train in a round, in their fixed order."""
+        count = max(1, round_half_up(self.participation * len(self.clients)))
+        chosen = numpy_stream(self.seed, "participation", round).permutation(len(self.clients))[:count]
+        return [self.clients[i] for i in sorted(chosen)]
+
+    def evaluate(self) -> TaskMetrics:
+        """Every metric of every task on the whole validation split."""
+        if self.unified:
+            return self.engine.evaluate(self.server.state, self.validation)
+        found: dict[str, list[dict[str, float]]] = {name: [] for name in self.validation.tasks}
+        for client in self.clients:
+            view = self._view(client.tasks)
+            for name, values in self.engine.evaluate(self._weights(client), view).items():
+                found[name].append(values)
+        return {
+            name: {metric: sum(v[metric] for v in several) / len(several) for metric in several[0]}
+            for name, several in found.items()
+        }
+
+    def results(self, name: str) -> dict[str, Any]:
+        """What results.json says: last and best metrics, and Δm with its baseline."""
+        return {
+            "name": name,
+            "rounds": self.rounds,
+            "primary": {
+                task: {"metric": p.metric, "higher_is_better": p.higher_is_better} for task, p in self.primary.items()
+            },
+            "baseline": self.baseline,
+            "last": self.last,
+            "best": self.best,
+        }
+
+    def summary(self) -> dict[str, float]:
+        """Last and best numbers, flat, for a tracker."""
+        return {
+            f"{when}/{key.removeprefix('val/')}": value
+            for when, entry in (("last", self.last), ("best", self.best))
+            if entry is not None
+            for key, value in self._flat(entry["metrics"]).items()
+        }
+
+    def export(self, directory: RunDirectory) -> None:
+        """Saves the unified model's weights as ``unified/model.safetensors``."""
+        self.engine.load(self.server.state)
+        weights = {name: value.detach().clone().cpu() for name, value in self.engine.module.model.state_dict().items()}
+        directory.unified.mkdir(exist_ok=True)
+        safetensors.torch.save_file(weights, directory.unified / "model.safetensors")
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs; random streams need nothing, they come from (seed, purpose, client, round)."""
+        clients = {
+            client.name: {
+                "optimizer": client.state.optimizer,
+                "personal": {name: part.state_dict() for name, part in client.state.personal.items()},
+            }
+            for client in self.clients
+        }
+        progress = {"round": self.round, "first": self.first, "best": self.best, "last": self.last}
+        return {**progress, "baseline": self.baseline, "server": self.server.state_dict(), "clients": clients}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a `state_dict` of a run with the same configuration."""
+        self.server.load_state_dict(state["server"])
+        for client in self.clients:
+            saved = state["clients"][client.name]
+            personal = {
+                name: PartState(**part).to(self.engine.fabric.device) for name, part in saved["personal"].items()
+            }
+            client.state = ClientState(saved["optimizer"], personal)
+        self.round, self.first, self.best, self.last = (state[key] for key in ("round", "first", "best", "last"))
+        self.baseline = state["baseline"]
+
+    def _note(self, round: int, metrics: TaskMetrics) -> bool:
+        """Keeps the evaluation as the last, and as the best if it is; the measure of best is Δm against the
+        baseline, or where there is none against the run's own first evaluation."""
+        values = {task: metrics[task][p.metric] for task, p in self.primary.items()}
+        self.first = self.first or values
+        changes = delta_m(values, self.baseline["metrics"], self.primary) if self.baseline else None
+        score = mean(changes or delta_m(values, self.first, self.primary)) or 0.0
+        self.last = {
+            "round": round,
+            "metrics": metrics,
+            "delta_m": {"mean": mean(changes), "tasks": changes} if changes else None,
+            "score": score,
+        }
+        improved = self.best is None or score > self.best["score"]
+        if improved:
+            self.best = self.last
+        return improved
+
+    def _flat(self, metrics: TaskMetrics) -> dict[str, float]:
+        flat = {f"val/{task}/{name}": value for task, values in metrics.items() for name, value in values.items()}
+        if self.baseline:
+            values = {task: metrics[task][p.metric] for task, p in self.primary.items()}
+            changes = delta_m(values, self.baseline["metrics"], self.primary)
+            flat |= {f"val/{task}/delta": change for task, change in changes.items()}
+            total = mean(changes)
+            if total is not None:
+                flat["val/delta_m"] = total
+        return flat
+
+    def _draw(self, round: int, directory: RunDirectory, tracker: Tracker | None) -> None:
+        positions = range(self.pictures)
+        if self.unified:
+            predictions = self.engine.predict(self.server.state, self.validation, positions)
+        else:
+            predictions = {}
+            for client in self.clients:  # of several clients with one task, the first is drawn
+                new = [task for task in client.tasks if task not in predictions]
+                if new:
+                    predictions |= self.engine.predict(self._weights(client), self._view(new), positions)
+        drawn = strips(self.validation, positions, predictions)
+        save_sheet(directory.figures / f"round_{round:06d}.png", drawn)
+        if tracker is not None:
+            tracker.pictures(round, drawn)
+
+    def _view(self, tasks: Sequence[str]) -> View:
+        return self.validation.source.view(self.validation.split, tasks, self.validation.indices)
+
+    def _weights(self, client: Client) -> dict[str, PartState]:
+        return self.engine.weights_of(client, self.server.state)
+
+
+def round_half_up(value: float) -> int:
+    """Nearest whole number; Python's `round` would take 2.5 to 2."""
+    return math.floor(value + 0.5)

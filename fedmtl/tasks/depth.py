@@ -1,0 +1,49 @@
+"""Depth: distance along the optical axis, in metres."""
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics import Metric
+
+from fedmtl.tasks.base import Label, Task, heat, masked_mean
+from fedmtl.tasks.metrics import RMSE
+
+
+class Depth(Task):
+    """Depth regression, measured by the pixel-pooled RMSE in metres; a label of 0 is unknown.
+
+    Args:
+        max_depth: labels at or beyond this many metres do not count either.
+        weight: loss weight.
+    """
+
+    name = "depth"
+    primary = "RMSE"
+    fill = 0
+
+    def __init__(self, *, max_depth: float = 80.0, weight: float = 1.0) -> None:
+        super().__init__(channels=1, weight=weight)
+        self.max_depth = max_depth
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean absolute error in metres."""
+        return masked_mean((output.float() - target).abs(), (target > 0) & (target < self.max_depth))
+
+    def metric(self) -> Metric:
+        """Pixel-pooled RMSE in metres."""
+        return RMSE(max_depth=self.max_depth)
+
+    def rescale(self, label: Label, factor: float) -> Label:
+        """Enlarging an image by s is coming closer by s."""
+        return label / np.float32(factor)
+
+    def predict(self, output: Tensor) -> Label:
+        """Metres, float32 (H, W)."""
+        return output[0].float().numpy(force=True)
+
+    def draw(self, label: Label) -> NDArray[np.uint8]:
+        """Near is bright, far is dark, on a scale of inverse depth from 0.5 m."""
+        metres = label.astype(np.float64)
+        picture = heat(0.5 / np.maximum(metres, 0.5))
+        picture[metres <= 0] = 0
+        return picture

@@ -1,0 +1,55 @@
+"""A tracker: where a run's numbers and pictures go besides its own folder."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Picture = NDArray[np.uint8]  # (H, W, 3)
+Metrics = Mapping[str, float | int | None]
+
+
+@dataclass
+class RunInfo:
+    """What a tracker is told of a run.
+
+    Attributes:
+        name: name of the run.
+        directory: its folder.
+        config: its resolved configuration.
+        identity: the tracker's own id of the run, from the checkpoint that it goes on from.
+    """
+
+    name: str
+    directory: Path
+    config: Mapping[str, Any]
+    identity: str | None = None
+
+
+class Tracker(ABC):
+    """Takes a run's metrics once a round and its pictures at evaluations."""
+
+    @abstractmethod
+    def start(self, run: RunInfo) -> None:
+        """The run begins, or goes on."""
+
+    @abstractmethod
+    def log(self, metrics: Metrics) -> None:
+        """The metrics of one round, ``"round"`` among them."""
+
+    @abstractmethod
+    def pictures(self, round: int, strips: Mapping[str, Sequence[Picture]]) -> None:
+        """Per task, one picture an image: input, truth and prediction side by side."""
+
+    @abstractmethod
+    def finish(self, summary: Metrics) -> None:
+        """The run ends; `summary` holds its last and best numbers."""
+
+    @property
+    def identity(self) -> str | None:
+        """The tracker's id of the run, to be kept in checkpoints."""
+        return None

@@ -1,0 +1,70 @@
+"""A run's own folder: configuration, metrics a line a round, results, checkpoints, figures, the unified model."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedmtl.errors import UserError
+from fedmtl.tracking.base import Metrics
+
+
+class RunDirectory:
+    """The folder ``<out>/<name>``.
+
+    Args:
+        out: folder of all runs.
+        name: name of the run; one path component.
+
+    Raises:
+        UserError: the name would leave `out`.
+    """
+
+    def __init__(self, out: str | Path, name: str) -> None:
+        if not name or name in (".", "..") or any(mark in name for mark in "/\\\0"):
+            raise UserError(f"name: {name!r} can't name a run; take letters, digits, '-', '_' and '.'")
+        self.path = Path(out) / name
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.results = self.path / "results.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.figures = self.path / "figures"
+        self.unified = self.path / "unified"
+
+    def create(self, config: str) -> None:
+        """Makes the folder with its resolved configuration."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"out: can't make the folder {self.path}: {error.strerror}") from error
+        write_text(self.config, config)
+
+    def append(self, metrics: Metrics) -> None:
+        """Adds one round to metrics.jsonl."""
+        with open(self.metrics, "a") as file:
+            file.write(json.dumps(metrics) + "\n")
+
+    def rewind(self, round: int) -> None:
+        """Drops the lines of rounds after `round`, which a resumed run does again."""
+        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in self.rows() if row["round"] <= round))
+
+    def rows(self) -> Iterable[dict[str, Any]]:
+        """The rounds of metrics.jsonl; a line cut off by a crash is passed over."""
+        if self.metrics.is_file():
+            for line in self.metrics.read_text().splitlines():
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError:
+                    continue
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        """Writes results.json."""
+        write_text(self.results, json.dumps(results, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
