@@ -1,7 +1,8 @@
 """Checkpoints of a run: atomic, versioned, loadable without running code; the last two and the best are kept."""
 
 import os
-import pickle
+import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,13 @@ class Checkpoints:
             os.fsync(file.fileno())
         partial.replace(path)
         if best:
-            link = self.directory / "best.partial"
-            link.unlink(missing_ok=True)
-            os.link(path, link)
-            link.replace(self.directory / "best.ckpt")
+            partial = self.directory / "best.partial"
+            partial.unlink(missing_ok=True)
+            try:
+                os.link(path, partial)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(path, partial)
+            partial.replace(self.directory / "best.ckpt")
         for old in self.all()[: -self.keep]:
             old.unlink()
 
@@ -62,11 +66,15 @@ class Checkpoints:
         if path is None or not path.is_file():
             raise UserError(f"{self.directory} holds no {which} checkpoint")
         try:
+            with zipfile.ZipFile(path) as archive:  # torch itself checks no checksums
+                if broken := archive.testzip():
+                    raise ValueError(f"wrong checksum of {broken}")
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            version = state.get("format")
+        except Exception as error:
             raise UserError(
                 f"{path} is damaged ({type(error).__name__}); remove it to go on from an older one"
             ) from error
-        if state.get("format") != FORMAT:
-            raise UserError(f"{path} has format {state.get('format')}, this version reads {FORMAT}")
+        if version != FORMAT:
+            raise UserError(f"{path} has format {version}, this version reads {FORMAT}")
         return state

@@ -1,6 +1,7 @@
 """A client: its task heads on the shared encoder, its images, its own state, and how it trains locally."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -166,7 +167,7 @@ class LocalTraining:
         parameters = module.trained()
         optimizer = self.optimizer(parameters)
         if optimizer_state is not None:
-            optimizer.load_state_dict(optimizer_state)
+            optimizer.load_state_dict(deepcopy(optimizer_state))  # it would train on the kept tensors themselves
         schedule = self.schedule(optimizer, rounds * self.epochs) if self.schedule else None
         wrapped = cast(_FabricOptimizer, fabric.setup_optimizers(optimizer))
         module.train()

@@ -22,7 +22,7 @@ def delta_m(
 ) -> dict[str, float]:
     """Relative change against a baseline in percent, per task; Δm is the mean over tasks. Positive is better.
 
-    Δ_t = 100 · s_t · (M_t − B_t) / B_t with s_t = −1 where lower is better (Maninis et al. 2019).
+    Δ_t = 100 · s_t · (M_t − B_t) / |B_t| with s_t = −1 where lower is better (Maninis et al. 2019).
 
     Args:
         values: primary metric M_t by task.
@@ -61,9 +61,11 @@ def load_baseline(path: str, tasks: Sequence[str]) -> dict[str, Any]:
         results = json.loads(file.read_text())
         metrics = {task: results["last"]["metrics"][task][p["metric"]] for task, p in results["primary"].items()}
         name = results["name"]
+        if not all(isinstance(value, int | float) for value in metrics.values()):
+            raise ValueError("a metric is not a number")
     except FileNotFoundError:
         raise UserError(f"baseline: {file} is not there; name a finished run's folder or its results.json") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"baseline: {file} is not the results.json of a finished run ({error})") from None
     missing = [task for task in tasks if task not in metrics]
     if missing:

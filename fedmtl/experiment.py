@@ -128,6 +128,9 @@ class Experiment:
             pictures=pictures,
             baseline=measured,
         )
+        sampled = len(self.orchestrator.sample(1))
+        if server.min_clients > sampled:
+            raise ValueError(f"server.min_clients is {server.min_clients}, but only {sampled} clients train in a round")
 
 
 def make_clients(groups: Sequence[ClientGroup], data: DataSource, partition: Partition, seed: int) -> list[Client]:
@@ -150,17 +153,19 @@ def make_clients(groups: Sequence[ClientGroup], data: DataSource, partition: Par
             raise UserError(f"clients[{i}].tasks: {group.tasks} names a task twice")
         names += [group.name or "+".join(group.tasks)] * group.count
         tasks += [tuple(group.tasks)] * group.count
+    names = _numbered(names)
+    if len(set(names)) < len(names) or any("/" in name for name in names):
+        raise UserError(f"clients: names must differ and hold no '/', not {', '.join(names)}")
     size = len(data.ids("train"))
     if size < len(names):
         raise UserError(f"clients: {len(names)} clients can't share {size} training images; each needs at least one")
     shards = partition.split(size, len(names), numpy_stream(seed, "partition"))
     return [
-        Client(name, own, data.view("train", own, shard))
-        for name, own, shard in zip(_numbered(names), tasks, shards, strict=True)
+        Client(name, own, data.view("train", own, shard)) for name, own, shard in zip(names, tasks, shards, strict=True)
     ]
 
 
-def _numbered(names: Sequence[str]) -> list[str]:
+def _numbered(names: list[str]) -> list[str]:
     """Names that occur more than once get -1, -2, …"""
     total, seen = Counter(names), Counter[str]()
     result = []

@@ -207,6 +207,7 @@ class Orchestrator:
         self.first = self.first or values
         changes = delta_m(values, self.baseline["metrics"], self.primary) if self.baseline else None
         score = mean(changes or delta_m(values, self.first, self.primary)) or 0.0
+        score = score if math.isfinite(score) else -math.inf
         self.last = {
             "round": round,
             "metrics": metrics,

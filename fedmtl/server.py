@@ -14,6 +14,8 @@ from fedmtl.vector import PartState
 
 log = logging.getLogger(__name__)
 
+REMEDY = "lower local.optimizer's lr, set local.clip_norm, or raise rho"
+
 ServerOptimizer = Callable[[Iterable[Tensor]], Optimizer]
 
 
@@ -81,16 +83,21 @@ class Server:
             refused = f" (not finite: {', '.join(self.refused)})" if self.refused else ""
             raise UserError(
                 f"only {len(self.received)} usable client updates, server.min_clients asks for "
-                f"{self.min_clients}{refused}; lower local.optimizer's lr, set local.clip_norm, or raise rho"
+                f"{self.min_clients}{refused}; {REMEDY}"
             )
-        merged = self.aggregator.merge()
-        if merged is not None:
-            self._encoder.grad = merged.neg_()
-            self.optimizer.step()
-            self._encoder.grad = None
-        for name, mean in self._heads.items():
-            update = mean.merge()
-            if update is not None:
+        merged = {"encoder": self.aggregator.merge(), **{name: mean.merge() for name, mean in self._heads.items()}}
+        for name, update in merged.items():
+            if update is None:
+                continue
+            if not torch.isfinite(update).all():
+                raise UserError(
+                    f"the merged update of {name} is not finite: the clients' updates are too large; {REMEDY}"
+                )
+            if name == "encoder":
+                self._encoder.grad = update.neg_()
+                self.optimizer.step()
+                self._encoder.grad = None
+            else:
                 self.state[name].vector.add_(update)
         for name, buffers in self._buffers.items():
             buffers.write(self.state[name].buffers)

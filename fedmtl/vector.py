@@ -76,8 +76,8 @@ class FlatPart:
         self.vector = torch.cat([p.detach().reshape(-1) for p in self.parameters])
         for parameter, view in zip(self.parameters, self.layout.views(self.vector), strict=True):
             parameter.data = view
-        own = set(self.layout.names)
-        self.buffers = {name: value for name, value in module.state_dict(keep_vars=True).items() if name not in own}
+        tensors = module.state_dict(keep_vars=True)
+        self.buffers = {name: value for name, value in tensors.items() if not isinstance(value, nn.Parameter)}
 
     @torch.no_grad()
     def load(self, state: PartState) -> None:

@@ -76,7 +76,7 @@ def instantiate(parser: ArgumentParser, config: Namespace) -> Experiment:
 
 def to_dict(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     """The resolved configuration, the keys of `Experiment` only, as plain containers."""
-    resolved = yaml.safe_load(parser.dump(config))
+    resolved = yaml.safe_load(parser.dump(config, skip_unset=False))
     return {key: resolved[key] for key in inspect.signature(Experiment).parameters if key in resolved}
 
 

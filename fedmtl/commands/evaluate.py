@@ -35,12 +35,13 @@ def evaluate(run: Path, checkpoint: str, overrides: list[str], console: Console)
         overrides: command-line keys that change its configuration.
         console: where to write.
     """
-    directory = RunDirectory(run.parent, run.name)
+    directory = RunDirectory(run.resolve().parent, run.resolve().name)
     if not directory.config.is_file():
         raise UserError(f"{run} is not the folder of a run: it has no config.yaml")
     saved = Checkpoints(directory.checkpoints).load(checkpoint)
     parser = experiment_parser("evaluate", __doc__)
-    experiment = instantiate(parser, parse(parser, ["--config", str(directory.config), *overrides]))
+    words = ["--config", str(directory.config), "--baseline=null", "--tracker=null", *overrides]
+    experiment = instantiate(parser, parse(parser, words))
     experiment.orchestrator.load_state_dict(saved)
     metrics = experiment.orchestrator.evaluate()
     table = Table(title=f"{experiment.name} after round {experiment.orchestrator.round} ({checkpoint} checkpoint)")

@@ -107,15 +107,17 @@ def train(
     if tracker is not None:
         identity = saved["tracker"] if saved else None
         tracker.start(RunInfo(experiment.name, directory.path, settings, identity))
+    failed = True
     try:
         with Display(rounds=orchestrator.rounds, steps=steps, primary=orchestrator.primary, console=console) as display:
             orchestrator.run(directory, tracker, display, settings)
         directory.write_results(orchestrator.results(experiment.name))
         if orchestrator.unified:
             orchestrator.export(directory)
+        failed = False
     finally:
         if tracker is not None:
-            tracker.finish(orchestrator.summary())
+            tracker.finish(orchestrator.summary(), failed=failed)
 
 
 def federation_lines(experiment: Experiment) -> str:

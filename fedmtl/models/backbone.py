@@ -1,9 +1,13 @@
 """A timm backbone as a feature pyramid: four maps, channels first, at strides up to 32, for any image size."""
 
+from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import timm
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,7 +20,7 @@ class FeaturePyramid(nn.Module):
     Args:
         name: timm model name.
         pretrained: start from timm's ImageNet weights for that name.
-        weights: a local weights file (.safetensors, .pth) instead; implies nothing about `pretrained`.
+        weights: a local weights file (.safetensors, .pth) instead; `pretrained` does not matter then.
         options: further arguments of the timm model, e.g. ``{"drop_path_rate": 0.1}``.
 
     Attributes:
@@ -40,6 +44,7 @@ class FeaturePyramid(nn.Module):
         info: Any = self.body.feature_info
         self.channels: list[int] = info.channels()[-4:]
         self.strides: list[int] = info.reduction()[-4:]
+        self.channels_last = "NHWC" in str(getattr(self.body, "output_fmt", ""))  # Swin and its kin
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W) to the last four feature maps (B, C_i, ⌈H/s_i⌉, ⌈W/s_i⌉), finest first."""
@@ -47,34 +52,55 @@ class FeaturePyramid(nn.Module):
         coarsest = self.strides[-1]
         padded = F.pad(image, (0, -width % coarsest, 0, -height % coarsest))
         maps = []
-        for features, channels, stride in zip(self.body(padded)[-4:], self.channels, self.strides, strict=True):
-            if features.shape[1] != channels:  # Swin and its kin are channels-last
+        for features, stride in zip(self.body(padded)[-4:], self.strides, strict=True):
+            if self.channels_last:
                 features = features.permute(0, 3, 1, 2)
             maps.append(features[..., : -(-height // stride), : -(-width // stride)])
         return maps
 
 
 def _create(name: str, *, pretrained: bool, weights: str | Path | None, options: dict[str, Any]) -> nn.Module:
-    if name not in timm.list_models():
-        near = timm.list_models(f"*{name.split('_')[0]}*")[:4]
-        raise UserError(f"model.backbone: timm has no model {name!r}; it has e.g. {', '.join(near) or 'convnext_atto'}")
-    if weights is not None:
-        if not Path(weights).is_file():
-            raise UserError(f"model.weights: there is no file {weights}")
-        pretrained = True
-        options["pretrained_cfg_overlay"] = {"file": str(weights)}
+    if not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models(), n=3) or ["convnext_atto"]
+        raise UserError(f"model.backbone: timm has no model {name!r}; it has e.g. {', '.join(near)}")
     if name.startswith("swin"):  # window attention must be told that images differ from its training size
         options = {"strict_img_size": False, "always_partition": True, **options}
+    create = partial(timm.create_model, name, features_only=True)
     try:
-        return timm.create_model(name, features_only=True, pretrained=pretrained, **options)
+        body = create(**options)
     except TypeError as error:
         raise UserError(f"model.options: {name} does not take them: {error}") from error
     except Exception as error:
-        if not pretrained:
-            raise UserError(f"model.backbone: {name} can't be used as a feature pyramid: {error}") from error
-        source = f"file {weights}" if weights else "model hub"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"model: no weights for {name} from the {source} ({reason[:160]}); give a local file with model.weights, "
-            "or model.pretrained: false to start from random ones"
-        ) from error
+        raise UserError(f"model.backbone: {name} can't be used as a feature pyramid: {_reason(error)}") from error
+    if weights is not None:
+        if not Path(weights).is_file():
+            raise UserError(f"model.weights: there is no file {weights}")
+        options = {**options, "pretrained_cfg_overlay": {"file": str(weights)}}
+        try:
+            body, other = create(pretrained=True, **options), create(pretrained=True, **options)
+        except Exception as error:
+            raise UserError(f"model.weights: {weights} does not fit {name} ({_reason(error)})") from error
+        left = _left_random(body, other)
+        if left:
+            raise UserError(
+                f"model.weights: {weights} does not fit {name}: it lacks {len(left)} tensors, e.g. {left[0]}"
+            )
+    elif pretrained:
+        try:
+            body = create(pretrained=True, **options)
+        except Exception as error:
+            raise UserError(
+                f"model: can't get weights for {name} from the model hub ({_reason(error)}); give a local file with "
+                "model.weights, or start from random ones with model.pretrained: false"
+            ) from error
+    return body
+
+
+def _left_random(body: nn.Module, other: nn.Module) -> list[str]:
+    """Tensors that a weights file did not fill: timm passes over missing ones, but they differ between two loads."""
+    filled = other.state_dict()
+    return [name for name, value in body.state_dict().items() if not torch.equal(value, filled[name])]
+
+
+def _reason(error: Exception) -> str:
+    return shorten(f"{type(error).__name__}: {error}", 160)

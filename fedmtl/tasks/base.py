@@ -99,11 +99,11 @@ def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
 
 
 def class_palette() -> NDArray[np.uint8]:
-    """256 colours, (256, 3): golden-ratio hues at three brightnesses; 255 (unknown) is black."""
+    """256 colours, (256, 3): golden-ratio hues at five brightnesses; 255 (unknown) is black."""
     index = np.arange(256)
     hue = (index * 0.618034 + 0.58) % 1.0
     ramp = np.abs((hue[:, None] * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1
-    value = np.array([0.95, 0.7, 0.5])[index % 3]
+    value = np.array([1, 0.6, 0.85, 0.45, 0.72])[index % 5]
     colours = np.clip(0.25 + 0.75 * np.clip(ramp, 0, 1), 0, 1) * value[:, None] * 255
     colours[255] = 0
     return colours.astype(np.uint8)

@@ -45,5 +45,5 @@ class Depth(Task):
         """Near is bright, far is dark, on a scale of inverse depth from 0.5 m."""
         metres = label.astype(np.float64)
         picture = heat(0.5 / np.maximum(metres, 0.5))
-        picture[metres <= 0] = 0
+        picture[(metres <= 0) | (metres >= self.max_depth)] = 0
         return picture

@@ -1,9 +1,8 @@
 """The tasks' metrics: states that sum over batches and processes, numbers in the field's units.
 
-Each takes raw outputs of a head and batched targets; `compute` returns a dictionary of named numbers.
+Each takes raw outputs of a head and batched targets; `compute` returns a dictionary of named numbers. Errors and
+means over no pixel at all are NaN.
 """
-
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -62,7 +61,7 @@ class RMSE(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """``{"RMSE"}``."""
-        return {"RMSE": (self.squares / self.pixels.clamp(min=1)).sqrt()}
+        return {"RMSE": (self.squares / self.pixels).sqrt()}
 
 
 class AngularError(Metric):
@@ -90,7 +89,7 @@ class AngularError(Metric):
         valid = target.norm(dim=1) > 0.1
         p = F.normalize(output.movedim(1, -1)[valid].double(), dim=-1)
         g = F.normalize(target.movedim(1, -1)[valid].double(), dim=-1)
-        angle = torch.rad2deg(2 * torch.atan2((p - g).norm(dim=-1), (p + g).norm(dim=-1)))
+        angle = torch.rad2deg(2 * torch.atan2((p - g).norm(dim=-1), (p + g).norm(dim=-1))).nan_to_num(nan=180.0)
         self.total += angle.sum()
         bins = (angle * self.bins_per_degree).long()
         self.histogram += torch.bincount(bins, minlength=len(self.histogram))
@@ -98,12 +97,12 @@ class AngularError(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """``{"mErr", "median", "under_11.25", "under_22.5", "under_30"}``."""
-        pixels = self.histogram.sum().clamp(min=1)
+        pixels = self.histogram.sum()
         middle = torch.searchsorted(self.histogram.cumsum(0), (pixels + 1) // 2)
         shares = 100 * self.under.double() / pixels
         return {
             "mErr": self.total / pixels,
-            "median": (middle.double() + 0.5) / self.bins_per_degree,
+            "median": torch.where(pixels > 0, (middle + 0.5) / self.bins_per_degree, torch.nan),
             **dict(zip(("under_11.25", "under_22.5", "under_30"), shares, strict=True)),
         }
 
@@ -126,7 +125,9 @@ class ExactPixelF(Metric):
 
     def update(self, output: Tensor, target: Tensor) -> None:
         """Logits (B, 1, H, W) against 0/1 (B, 1, H, W)."""
-        bins = (output.double().sigmoid() * 100).long()  # pixel is predicted at threshold t/100 if its bin >= t
+        bins = (
+            output.double().sigmoid().nan_to_num(nan=0.0) * 100
+        ).long()  # pixel is predicted at threshold t/100 if its bin >= t
         self.edges += torch.bincount(bins[target == 1], minlength=101)
         self.others += torch.bincount(bins[target == 0], minlength=101)
 
@@ -162,18 +163,20 @@ class SaliencyF(Metric):
         """Scores (B, 2, H, W) against 0/1 (B, H, W)."""
         probability = output.float().softmax(1)[:, 1].flatten(1)
         valid, truth = target.flatten(1) != 255, target.flatten(1) == 1
+        known = valid.any(1)
         for i, threshold in enumerate(self.thresholds.tolist()):
             chosen = (probability >= threshold) & valid
             hits, union = (chosen & truth).sum(1), (chosen | truth).sum(1)
             self.hits[i] += hits.sum()
             self.predicted[i] += chosen.sum()
-            self.ious[i] += torch.where(union > 0, hits / union.clamp(min=1), 1).double().sum()
+            iou = torch.where(union > 0, hits.double() / union.clamp(min=1), 1)
+            self.ious[i] += iou[known].sum()
         self.positives += truth.sum()
-        self.images += len(target)
+        self.images += known.sum()
 
     def compute(self) -> dict[str, Tensor]:
         """``{"maxF", "mIoU"}``."""
-        best_iou = (self.ious / self.images.clamp(min=1)).max()
+        best_iou = (self.ious / self.images).max()
         f = best_f(self.hits.double(), self.predicted.double(), self.positives, beta2=0.3)
         return {"maxF": 100 * f, "mIoU": 100 * best_iou}
 
@@ -181,8 +184,3 @@ class SaliencyF(Metric):
 def best_f(hits: Tensor, predicted: Tensor, positives: Tensor, beta2: float) -> Tensor:
     """Largest Fβ over thresholds: (1+β²)PR / (β²P+R) = (1+β²)·hits / (β²·positives + predicted)."""
     return ((1 + beta2) * hits / (beta2 * positives + predicted).clamp(min=1e-12)).max()
-
-
-def to_floats(values: Mapping[str, Tensor]) -> dict[str, float]:
-    """A metric's result as plain numbers."""
-    return {name: float(value) for name, value in values.items()}

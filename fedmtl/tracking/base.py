@@ -46,8 +46,8 @@ class Tracker(ABC):
         """Per task, one picture an image: input, truth and prediction side by side."""
 
     @abstractmethod
-    def finish(self, summary: Metrics) -> None:
-        """The run ends; `summary` holds its last and best numbers."""
+    def finish(self, summary: Metrics, *, failed: bool) -> None:
+        """The run ends, before its time if `failed`; `summary` holds its last and best numbers."""
 
     @property
     def identity(self) -> str | None:

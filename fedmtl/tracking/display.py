@@ -88,19 +88,28 @@ class Display:
 
 def results_table(results: Mapping[str, Any]) -> Table:
     """The end of a run as a table: a row a task, last and best, and the change against the baseline."""
-    baseline = results["baseline"]
-    title = f"{results['name']} after round {results['last']['round']}"
-    table = Table(title=title, caption=f"Δ against {baseline['name']}" if baseline else None)
-    for column in ("task", "metric", "last", "best round", *(("baseline", "Δ %") if baseline else ())):
-        table.add_column(column, justify="left" if column in ("task", "metric") else "right")
+    last, best, baseline = results["last"], results["best"], results["baseline"]
+    changes = last["delta_m"] or {"tasks": {}, "mean": None}
+    table = Table(
+        title=f"{results['name']} after round {last['round']}",
+        caption=f"Δ against {baseline['name']}" if baseline else None,
+    )
+    for column in ("task", "metric"):
+        table.add_column(column)
+    for column in ("last", f"round {best['round']} (best)", *(("baseline", "Δ %") if baseline else ())):
+        table.add_column(column, justify="right")
     for task, primary in results["primary"].items():
-        metric = primary["metric"]
-        row = [task, metric + (" ↑" if primary["higher_is_better"] else " ↓")]
-        row += [f"{results[when]['metrics'][task][metric]:.4g}" for when in ("last", "best")]
+        name = primary["metric"]
+        row = [task, name + (" ↑" if primary["higher_is_better"] else " ↓")]
+        row += [_number(entry["metrics"][task][name]) for entry in (last, best)]
         if baseline:
-            row += [f"{baseline['metrics'][task]:.4g}", f"{results['last']['delta_m']['tasks'][task]:+.2f}"]
+            row += [_number(baseline["metrics"][task]), _number(changes["tasks"].get(task), "+.2f")]
         table.add_row(*row)
     if baseline:
         table.add_section()
-        table.add_row("all", "Δm", *("",) * 3, f"{results['last']['delta_m']['mean']:+.2f}")
+        table.add_row("all", "Δm ↑", "", "", "", _number(changes["mean"], "+.2f"))
     return table
+
+
+def _number(value: float | None, form: str = ".4g") -> str:
+    return "–" if value is None else format(value, form)

@@ -1,6 +1,7 @@
 """A run's own folder: configuration, metrics a line a round, results, checkpoints, figures, the unified model."""
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -43,7 +44,7 @@ class RunDirectory:
     def append(self, metrics: Metrics) -> None:
         """Adds one round to metrics.jsonl."""
         with open(self.metrics, "a") as file:
-            file.write(json.dumps(metrics) + "\n")
+            file.write(json.dumps(_finite(metrics)) + "\n")
 
     def rewind(self, round: int) -> None:
         """Drops the lines of rounds after `round`, which a resumed run does again."""
@@ -52,7 +53,7 @@ class RunDirectory:
     def rows(self) -> Iterable[dict[str, Any]]:
         """The rounds of metrics.jsonl; a line cut off by a crash is passed over."""
         if self.metrics.is_file():
-            for line in self.metrics.read_text().splitlines():
+            for line in self.metrics.read_text(encoding="utf-8").splitlines():
                 try:
                     yield json.loads(line)
                 except json.JSONDecodeError:
@@ -60,11 +61,18 @@ class RunDirectory:
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Writes results.json."""
-        write_text(self.results, json.dumps(results, indent=2) + "\n")
+        write_text(self.results, json.dumps(_finite(results), indent=2) + "\n")
+
+
+def _finite(tree: Any) -> Any:
+    """The same with null for NaN and infinity, which JSON does not have."""
+    if isinstance(tree, Mapping):
+        return {key: _finite(value) for key, value in tree.items()}
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)

@@ -71,10 +71,10 @@ class WandB(Tracker):
         }
         self._run.log({"round": round, **panels})
 
-    def finish(self, summary: Metrics) -> None:
+    def finish(self, summary: Metrics, *, failed: bool) -> None:
         """Writes the summary and closes the run."""
         self._run.summary.update({name: value for name, value in summary.items() if value is not None})
-        self._run.finish()
+        self._run.finish(exit_code=int(failed))
 
     @property
     def identity(self) -> str | None:
