@@ -125,10 +125,13 @@ def make_module(tiny_source: Callable[..., Any]) -> Callable[..., Any]:
     from fedmtl.client import ClientModule
     from fedmtl.models import UnifiedModel
 
-    def make(*, backbone: str = "test_convnext", norm: Any = "group", tasks: Any = None) -> ClientModule:
+    def make(
+        *, backbone: str = "test_convnext", norm: Any = "group", drop_path: float = 0.0, tasks: Any = None
+    ) -> ClientModule:
         tasks = tasks or tiny_source(train=1, val=1).tasks
         torch.manual_seed(0)
         heads = {name: task.channels for name, task in tasks.items()}
-        return ClientModule(UnifiedModel(heads, backbone=backbone, channels=8, norm=norm), tasks)
+        options = {"drop_path_rate": drop_path}
+        return ClientModule(UnifiedModel(heads, backbone=backbone, channels=8, norm=norm, options=options), tasks)
 
     return make

@@ -1,0 +1,148 @@
+"""What the user meets: help at once, and one clear line for every mistake."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fedmtl import __version__
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+
+
+def test_help_loads_no_heavy_library() -> None:
+    heavy = "torch", "lightning", "timm", "wandb", "jsonargparse", "numpy"
+    code = f"import sys; from fedmtl.cli import main; main(['--help']); print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "usage: fedmtl" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_version(fedmtl: Callable[..., Any]) -> None:
+    assert fedmtl("--version").out == f"fedmtl {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fitt"], "did you mean fit?"),
+        (["xyz"], "there are fit, evaluate"),
+        (["--config", "a.yaml", "fit"], "the command comes first: fedmtl fit --config a.yaml"),
+        (["fit", "--config", "nowhere.yaml"], "--config: there is no file nowhere.yaml"),
+        (["evaluate", "nowhere"], "nowhere is not the folder of a run"),
+    ],
+)
+def test_mistakes_before_a_configuration(fedmtl: Callable[..., Any], words: list[str], message: str) -> None:
+    result = fedmtl(*words)
+    assert result.code == 2
+    assert message in result.error
+    assert len(result.error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--nme", "x"], "--nme"),
+        (["--round", "3"], "--round"),  # no abbreviations
+        (["--rounds", "three"], "three"),
+        (["--rounds", "0"], "rounds must be at least 1, not 0"),
+        (["--data.trian", "3"], "'trian' is not accepted"),
+        (["--data", "fedmtl.data.Nothing"], "fedmtl.data.Nothing"),
+        (["--data.size", "4"], "size must be 8 to 512"),
+        (["--data", "fedmtl.data.NYUDv2", "--data.root", "nowhere"], "data.root: there is no folder nowhere"),
+        (["--clients", "[]"], "clients: the list is empty"),
+        (["--clients", "[{tasks: [dept]}]"], "clients[0].tasks: scenes has no 'dept'; it has semseg, depth"),
+        (["--clients", "[{tasks: [depth], count: 19}]"], "19 clients can't share 18 training images"),
+        (["--clients", "[{tasks: []}]"], "clients[0]: needs at least one task"),
+        (["--upload", "[{class_path: fedmtl.aggregation.DEA, init_args: {rho: 0}}]"], "rho must be a number in (0, 1]"),
+        (["--upload", "[{class_path: fedmtl.aggregation.DEA, init_args: {rescale: half}}]"], "half"),
+        (["--participation", "0"], "participation must be in (0, 1], not 0"),
+        (["--local.epochs", "0"], "local.epochs must be positive"),
+        (["--server.min_clients", "0"], "server.min_clients must be at least 1"),
+        (["--model.backbone", "convnext_tinny"], "timm has no model 'convnext_tinny'"),
+        (["--model.weights", "nowhere.pth"], "model.weights: there is no file nowhere.pth"),
+        (["--model.channels", "12"], "model.channels must be a positive multiple of 8, not 12"),
+        (["--baseline", "nowhere"], "baseline: nowhere is not there"),
+        (["--name", "../x"], "name: '../x' can't name a run"),
+        (["--fabric.accelerator", "cuda"], "fabric.accelerator: cuda can't be used here"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_no_run(
+    fit: Callable[..., Any], tmp_path: Path, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = fit("scenes_dea", *words)
+    assert result.code == 2
+    assert message in result.error
+    assert len(result.error.splitlines()) == 1
+    assert result.error.startswith("fedmtl fit: error: ")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_debug_shows_the_trace(fit: Callable[..., Any]) -> None:
+    from fedmtl.errors import UserError
+
+    with pytest.raises(UserError):
+        fit("scenes_dea", "--clients", "[]", "--debug")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("config: [a.yaml, b.yaml]", "config names one base file, not a list"),
+        ("config: self.yaml", "its config key leads back to itself"),
+        ("rounds: [1", "is not YAML"),
+        ("config: nowhere.yaml", "there is no file"),
+    ],
+)
+def test_a_file_that_cannot_be_read_as_meant(
+    fedmtl: Callable[..., Any], tmp_path: Path, content: str, message: str
+) -> None:
+    (tmp_path / "self.yaml").write_text(content)
+    result = fedmtl("fit", "--config", tmp_path / "self.yaml")
+    assert result.code == 2
+    assert message in result.error
+    assert len(result.error.splitlines()) == 1
+
+
+def test_the_command_line_wins_over_files_wherever_they_stand(fedmtl: Callable[..., Any]) -> None:
+    file = EXPERIMENTS / "scenes_dea.yaml"
+    for words in (
+        ["--rounds", "7", "--config", file],
+        ["--config", file, "--rounds=7"],
+        ["--rounds=7", f"--config={file}"],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            fedmtl("fit", *words, "--print_config")
+        assert stop.value.code == 0
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_parses_to_what_it_is_named_after(path: Path) -> None:
+    from fedmtl.commands.configuration import experiment_parser, parse, to_dict
+
+    parser = experiment_parser("fit", None)
+    settings = to_dict(parser, parse(parser, ["--config", str(path)]))
+    data, _, method = path.stem.partition("_")
+    assert settings["name"] == path.stem
+    assert settings["data"]["class_path"] == {"scenes": "fedmtl.data.Scenes", "nyud": "fedmtl.data.NYUDv2"}[data]
+    assert settings["share"] == ("none" if method == "local" else "model")
+    assert bool(settings["upload"]) == (method == "dea")
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_key_of_an_experiment_is_commented(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith("# ")
+    for line in lines[1:]:
+        key, _, value = line.strip().partition(":")
+        container = not value.strip()
+        if key and not key.startswith(("#", "- ")) and key not in ("config", "name", "class_path", "init_args"):
+            assert "#" in line or container, f"{path.name}: {line}"
+    assert isinstance(yaml.safe_load(path.read_text()), dict)

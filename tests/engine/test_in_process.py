@@ -1,0 +1,249 @@
+"""Clients in one process: updates, determinism, personal parts, refusals, evaluation, sampling."""
+
+import gc
+import io
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from fedmtl.aggregation import DEA, PartUpdate
+from fedmtl.tracking.display import Display
+
+DEPTH, SEMSEG, BOTH = ["depth"], ["semseg"], ["depth", "semseg"]
+DISPLAY = Display(rounds=3, steps=1, primary={}, console=Console(file=io.StringIO()))
+BATCHNORM = {"backbone": "test_efficientnet", "norm": "batch"}
+SHARED: dict[str, Callable[[str], bool]] = {
+    "model": lambda part: True,
+    "encoder": lambda part: part == "encoder",
+    "none": lambda part: False,
+}
+
+
+def train(federation: Any, client: int, state: Any, round: int = 1) -> Any:
+    return federation.engine.train(federation.clients[client], state, round, lambda: None)
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """All tensors in states, updates, dictionaries and lists, in a fixed order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict | list | tuple):
+        return [t for item in (value.values() if isinstance(value, dict) else value) for t in tensors(item)]
+    return tensors(vars(value)) if hasattr(value, "__dict__") else []
+
+
+def same(a: Any, b: Any) -> bool:
+    pairs = list(zip(tensors(a), tensors(b), strict=True))
+    return bool(pairs) and all(torch.equal(x, y) for x, y in pairs)
+
+
+@pytest.mark.parametrize("options", [{}, BATCHNORM])
+def test_an_update_is_local_minus_global(options: Any, federate: Any) -> None:
+    federation = federate(DEPTH, **options)
+    state = federation.engine.state()
+    before = deepcopy(state)
+    result = train(federation, 0, state)
+    local = federation.engine.state()
+    assert same(state, before)
+    assert not same(local["encoder"], before["encoder"])
+    assert (result.update.client, result.update.examples) == ("client-0", 4)
+    assert set(result.update.parts) == {"encoder", "heads.depth"}
+    for name, part in result.update.parts.items():
+        assert torch.equal(part.delta, local[name].vector - state[name].vector)
+        assert same(part.buffers, local[name].buffers) if options else not part.buffers
+    assert set(result.losses) == {"loss", "depth"}
+    assert same(local["heads.semseg"], state["heads.semseg"])
+
+
+@pytest.mark.parametrize("options", [{"drop_path": 0.5, "upload": [DEA(rho=0.3)]}, BATCHNORM])
+def test_training_repeats_whoever_trained_before(options: Any, federate: Any) -> None:
+    federation = federate(DEPTH, SEMSEG, BOTH, **options)
+    state = federation.engine.state()
+    first = [train(federation, i, state) for i in (0, 1, 2)]
+    torch.rand(5)
+    federation.engine.evaluate(state, federation.source.view("val", DEPTH))
+    again = [train(federation, i, state) for i in (2, 1, 0)]
+    assert all(same(a.update, b.update) and same(a.state, b.state) for a, b in zip(first, again[::-1], strict=True))
+    alone = train(federate(DEPTH, SEMSEG, BOTH, **options), 2, state)
+    assert same(alone.update, first[2].update)
+    assert alone.losses == first[2].losses
+    assert not same(train(federation, 2, state, round=2).update, first[2].update)
+    assert not same(train(federate(DEPTH, SEMSEG, BOTH, **options, seed=1), 2, state).update, first[2].update)
+
+
+def test_a_round_repeats_from_a_kept_optimizer_state(federate: Any) -> None:
+    federation = federate(DEPTH)
+    state, client = federation.engine.state(), federation.clients[0]
+    client.state = train(federation, 0, state).state
+    kept = deepcopy(client.state)
+    first = train(federation, 0, state, round=2)
+    assert same(client.state, kept)
+    assert same(train(federation, 0, state, round=2).update, first.update)
+
+
+@pytest.mark.slow
+def test_worker_processes_change_no_result(federate: Any, nyud_root: Any) -> None:
+    from fedmtl.data import NYUDv2
+
+    source = NYUDv2(root=nyud_root(train=4), crop=(32, 32))
+    updates, metrics = [], []
+    for workers in (0, 1):
+        federation = federate(DEPTH, source=source, workers=workers)
+        state = federation.engine.state()
+        updates.append(train(federation, 0, state).update)
+        metrics.append(federation.engine.evaluate(state, source.view("val", DEPTH)))
+    assert same(updates[0], updates[1])
+    assert metrics[0] == metrics[1]
+
+
+def test_transforms_change_the_encoder_one_after_the_other(federate: Any) -> None:
+    def double(update: PartUpdate, layout: Any) -> PartUpdate:
+        return PartUpdate(update.delta * 2)
+
+    def increase(update: PartUpdate, layout: Any) -> PartUpdate:
+        return PartUpdate(update.delta + 1)
+
+    plain, changed = federate(DEPTH), federate(DEPTH, upload=[double, increase])
+    sent, other = (train(f, 0, f.engine.state()).update.parts for f in (plain, changed))
+    assert torch.equal(other["encoder"].delta, sent["encoder"].delta * 2 + 1)
+    assert same(other["heads.depth"], sent["heads.depth"])
+
+
+@pytest.mark.parametrize("share", SHARED)
+def test_parts_that_are_not_shared_stay_with_their_client(share: str, federate: Any) -> None:
+    federation = federate(DEPTH, shared=SHARED[share], upload=[DEA(rho=0.3)])
+    engine, client = federation.engine, federation.clients[0]
+    state = engine.state()
+    result = train(federation, 0, state)
+    sent, own = set(result.update.parts), set(result.state.personal)
+    assert sent == {part for part in client.parts if SHARED[share](part)}
+    assert own == set(client.parts) - sent
+    local = engine.state()
+    assert all(same(result.state.personal[part], local[part]) for part in own)
+    client.state = result.state
+    weights = engine.weights_of(client, state)
+    assert list(weights) == client.parts
+    assert all(same(weights[part], local[part] if part in own else state[part]) for part in weights)
+    personal = deepcopy(result.state.personal)
+    second = train(federation, 0, state, round=2)
+    assert not own or same(result.state.personal, personal)
+    assert all(not same(second.state.personal[part], personal[part]) for part in own)
+
+
+@pytest.mark.parametrize("share", SHARED)
+def test_a_client_that_diverges_goes_on_from_its_last_good_state(share: str, federate: Any) -> None:
+    federation = federate(DEPTH, SEMSEG, shared=SHARED[share], upload=[DEA(rho=0.3)])
+    orchestrator, client = federation.orchestrator(unified=share == "model"), federation.clients[0]
+    assert orchestrator.train(1, DISPLAY)["server/refused"] == 0
+    kept, before = deepcopy(client.state), deepcopy(orchestrator.server.state)
+    federation.source.poisoned = {0, 1, 2, 3}
+    row = orchestrator.train(2, DISPLAY)
+    assert row["server/refused"] == 1
+    assert row["train/client-0/loss"] is None
+    assert same(client.state, kept)
+    assert all(tensor.isfinite().all() for tensor in tensors(orchestrator.server.state))
+    assert same(orchestrator.server.state["encoder"], before["encoder"]) == (share == "none")
+    assert same(orchestrator.server.state["heads.depth"], before["heads.depth"])
+    federation.source.poisoned = set()
+    assert orchestrator.train(3, DISPLAY)["server/refused"] == 0
+    assert not same(client.state, kept)
+
+
+def test_thirty_clients_leave_one_resident_model(federate: Any) -> None:
+    federation = federate(*[DEPTH, SEMSEG, BOTH] * 10, size=1)
+    engine = federation.engine
+    state = engine.state()
+
+    def resident() -> Any:
+        gc.collect()
+        alive = sum(type(thing) is nn.Parameter for thing in gc.get_objects())
+        where = [part.vector.data_ptr() for part in engine.parts.values()]
+        return alive, len(engine.fabric._callbacks), where, [p.data_ptr() for p in engine.module.parameters()]
+
+    train(federation, 0, state)
+    before = resident()
+    assert before[1] == 1
+    for i in range(30):
+        train(federation, i, state)
+    assert resident() == before
+    for part in engine.parts.values():
+        first, size = part.vector.data_ptr(), part.vector.nbytes
+        assert all(first <= parameter.data_ptr() < first + size for parameter in part.parameters)
+
+
+def test_evaluation_is_over_the_whole_set_whatever_the_batch_size(federate: Any) -> None:
+    federation = federate(DEPTH, **BATCHNORM)
+    engine, view = federation.engine, federation.source.view("val", BOTH)
+    state = engine.state()
+    state["encoder"].buffers["body.bn1.running_mean"] += 0.5
+    before = deepcopy(state)
+    found = []
+    for size in (1, 2, 5, 16):
+        engine.eval_batch_size = size
+        found.append(engine.evaluate(state, view))
+    assert same([state, engine.state()], [before, before])
+    with torch.no_grad():
+        outputs = engine.module.model.eval()(torch.stack([view[i, 0]["image"] for i in range(5)]))
+    metres, classes = outputs["depth"][:, 0].double().numpy(), outputs["semseg"].argmax(1).numpy()
+    depth, semseg = (np.stack([sample[name] for sample in federation.source.samples["val"]]) for name in BOTH)
+    rmse = np.sqrt(np.square(metres - depth)[depth > 0].mean())
+    pairs = [(classes == c, semseg == c) for c in range(3)]
+    iou = [(said & true).sum() / ((said | true) & (semseg != 255)).sum() for said, true in pairs]
+    expected = {
+        "depth": pytest.approx({"RMSE": rmse}, rel=1e-5),
+        "semseg": pytest.approx({"mIoU": 100 * np.mean(iou)}, rel=1e-5),
+    }
+    assert all(metrics == expected for metrics in found)
+    assert engine.evaluate(state, federation.source.view("val", DEPTH)) == {"depth": expected["depth"]}
+
+
+def test_dea_keeps_batchnorm_usable_over_rounds(federate: Any) -> None:
+    orchestrator = federate(DEPTH, SEMSEG, BOTH, **BATCHNORM, upload=[DEA(rho=0.1)]).orchestrator()
+    state = orchestrator.server.state
+    first = deepcopy(state)
+    for round in (1, 2, 3):
+        assert orchestrator.train(round, DISPLAY)["server/refused"] == 0
+        for name, buffer in [item for part in state.values() for item in part.buffers.items()]:
+            assert buffer.isfinite().all()
+            assert "running_var" not in name or (buffer > 0).all()
+    assert state["encoder"].buffers["body.bn1.num_batches_tracked"] == 0
+    assert not same(state["encoder"], first["encoder"])
+    assert all(np.isfinite(value) for metrics in orchestrator.evaluate().values() for value in metrics.values())
+
+
+def test_a_round_counts_its_bytes(federate: Any) -> None:
+    federation = federate(DEPTH, SEMSEG, BOTH, shared=SHARED["encoder"], upload=[DEA(rho=0.1)])
+    d, row = federation.engine.parts["encoder"].vector.numel(), federation.orchestrator().train(1, DISPLAY)
+    assert (row["bytes/down"], row["bytes/up"]) == (3 * 4 * d, 3 * (4 * -(-d // 10) + -(-d // 8)))
+
+
+@pytest.mark.parametrize(
+    ("participation", "count"), [(0.01, 1), (0.1, 1), (0.25, 3), (0.35, 4), (0.5, 5), (0.94, 9), (1.0, 10)]
+)
+def test_sampling_is_seeded_sorted_and_of_the_right_size(participation: float, count: int, federate: Any) -> None:
+    federation = federate(*[DEPTH] * 10, size=1)
+
+    def rounds(seed: int) -> list[list[int]]:
+        orchestrator = federation.orchestrator(participation=participation, seed=seed)
+        return [[federation.clients.index(client) for client in orchestrator.sample(round)] for round in range(60)]
+
+    chosen = rounds(0)
+    assert all(len(set(some)) == count and some == sorted(some) for some in chosen)
+    assert set().union(*chosen) == set(range(10))
+    assert chosen == rounds(0)
+    assert (chosen == rounds(1)) == (count == 10)
+
+
+def test_only_sampled_clients_train(federate: Any) -> None:
+    federation = federate(*[DEPTH] * 4, size=1)
+    orchestrator = federation.orchestrator(participation=0.5)
+    row = orchestrator.train(1, DISPLAY)
+    chosen = [client.name for client in orchestrator.sample(1)]
+    assert [key.split("/")[1] for key in row if key.startswith("train/")] == chosen
+    assert [client.name for client in federation.clients if client.state.optimizer is not None] == chosen
