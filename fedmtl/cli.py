@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         if debug:
             raise
-        return _fail(f"fedmtl {command}", str(error))
+        # from a data worker it arrives with the worker's trace before it
+        return _fail(f"fedmtl {command}", str(error).splitlines()[-1].removeprefix("fedmtl.errors.UserError: "))
     except KeyboardInterrupt:
         if debug:
             raise

@@ -1,7 +1,8 @@
 """`fedmtl fit`: trains one unified model across clients, from a configuration file."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import yaml
@@ -75,49 +76,51 @@ def fit(
         console: where to write.
     """
     orchestrator = experiment.orchestrator
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
     directory.create(yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
     if saved is not None:
         orchestrator.load_state_dict(saved)
-        console.print(f"going on with {directory.path} after round {orchestrator.round}", highlight=False)
+        say(f"going on with {directory.path} after round {orchestrator.round}")
     directory.rewind(orchestrator.round)
     if orchestrator.round < orchestrator.rounds:
-        train(experiment, directory, settings, saved, console)
-    console.print(results_table(orchestrator.results(experiment.name)))
+        say(federation_lines(experiment))
+        steps = sum(experiment.engine.steps(client) for client in orchestrator.sample(1))
+        display = Display(rounds=orchestrator.rounds, steps=steps, primary=orchestrator.primary, console=console)
+        with tracked(experiment, directory, settings, saved["tracker"] if saved else None), display:
+            orchestrator.run(directory, experiment.tracker, display, settings)
+    results = orchestrator.results(experiment.name)
+    directory.write_results(results)
+    if orchestrator.unified:
+        orchestrator.export(directory)
+    console.print(results_table(results))
     if orchestrator.baseline is None:
-        console.print(
+        say(
             "Δm is left out, it needs a baseline: train the clients alone (share: none, as in scenes_local.yaml), "
-            "then give --baseline that run's folder",
-            highlight=False,
-            soft_wrap=True,
+            "then give --baseline that run's folder"
         )
-    console.print(f"everything of this run is in {directory.path}", highlight=False, soft_wrap=True)
+    say(f"everything of this run is in {directory.path}")
 
 
-def train(
-    experiment: Experiment,
-    directory: RunDirectory,
-    settings: Mapping[str, Any],
-    saved: Mapping[str, Any] | None,
-    console: Console,
-) -> None:
-    """The rounds that are still to be done, and the files that stand at the end of a run."""
-    orchestrator, tracker = experiment.orchestrator, experiment.tracker
-    console.print(federation_lines(experiment), highlight=False, soft_wrap=True)
-    steps = sum(experiment.engine.steps(client) for client in orchestrator.sample(1))
+@contextmanager
+def tracked(
+    experiment: Experiment, directory: RunDirectory, settings: Mapping[str, Any], identity: str | None
+) -> Iterator[None]:
+    """Starts the tracker and closes it however the run ends; one that fails before its first checkpoint is removed."""
+    tracker, orchestrator = experiment.tracker, experiment.orchestrator
     if tracker is not None:
-        identity = saved["tracker"] if saved else None
         tracker.start(RunInfo(experiment.name, directory.path, settings, identity))
     failed = True
     try:
-        with Display(rounds=orchestrator.rounds, steps=steps, primary=orchestrator.primary, console=console) as display:
-            orchestrator.run(directory, tracker, display, settings)
-        directory.write_results(orchestrator.results(experiment.name))
-        if orchestrator.unified:
-            orchestrator.export(directory)
+        yield
         failed = False
     finally:
         if tracker is not None:
             tracker.finish(orchestrator.summary(), failed=failed)
+        if failed and not Checkpoints(directory.checkpoints).all():
+            directory.remove()
 
 
 def federation_lines(experiment: Experiment) -> str:

@@ -1,13 +1,18 @@
 """A timm backbone as a feature pyramid: four maps, channels first, at strides up to 32, for any image size."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import timm
 import torch
+from huggingface_hub import constants
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -87,13 +92,30 @@ def _create(name: str, *, pretrained: bool, weights: str | Path | None, options:
             )
     elif pretrained:
         try:
-            body = create(pretrained=True, **options)
+            with _offline_if_unreachable():
+                body = create(pretrained=True, **options)
         except Exception as error:
             raise UserError(
                 f"model: can't get weights for {name} from the model hub ({_reason(error)}); give a local file with "
                 "model.weights, or start from random ones with model.pretrained: false"
             ) from error
     return body
+
+
+@contextmanager
+def _offline_if_unreachable() -> Iterator[None]:
+    """Has the hub's client look into its cache alone if the hub can't be reached, or it would retry for 40 s."""
+    before = constants.HF_HUB_OFFLINE
+    try:
+        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
+    except HTTPError:
+        pass  # an answer, if not a kind one
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _left_random(body: nn.Module, other: nn.Module) -> list[str]:

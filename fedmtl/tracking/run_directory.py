@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,10 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"out: can't make the folder {self.path}: {error.strerror}") from error
         write_text(self.config, config)
+
+    def remove(self) -> None:
+        """Takes the folder away again."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def append(self, metrics: Metrics) -> None:
         """Adds one round to metrics.jsonl."""

@@ -212,6 +212,16 @@ def test_nyud_runs_from_a_folder(
         assert {"val/semseg/mIoU", "val/depth/RMSE", "val/normals/mErr", "val/edge/exactF"} <= rows(
             tmp_path / "runs" / experiment
         )[-1].keys()
+    for workers in ("0", "1"):
+        whole = (root / "images" / "0003.png").read_bytes()
+        (root / "images" / "0003.png").write_bytes(whole[:60])
+        words[-1] = workers
+        broken = fedmtl("fit", "--config", EXPERIMENTS / "nyud_dea.yaml", "--config", small, *words, "--name", "broken")
+        (root / "images" / "0003.png").write_bytes(whole)
+        assert broken.code == 2
+        assert "0003.png: cannot be read" in broken.error
+        assert len(broken.error.splitlines()) == 1
+        assert not (tmp_path / "runs" / "broken").exists()
     (root / "depth" / "0001.npy").unlink()
     broken = fedmtl("fit", "--config", EXPERIMENTS / "nyud_dea.yaml", "--config", small, *words, "--name", "broken")
     assert broken.code == 2
