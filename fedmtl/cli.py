@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = words[0]
     if command not in COMMANDS:
         return _fail("fedmtl", _unknown(command, words))
-    sys.path.insert(0, "")  # classes of the user's own, named in YAML, are found in the working directory
+    sys.path.append("")  # classes of the user's own, named in YAML, are found in the working directory
     try:
         importlib.import_module(f"fedmtl.commands.{command}").main(words[1:])
     except UserError as error:

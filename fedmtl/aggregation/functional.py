@@ -116,9 +116,10 @@ def rescale_masked(delta: Tensor, mask: Tensor, rho: float, rescale: Rescale = "
         return kept.div_(rho) if kept.element_size() > 2 else (kept.float() / rho).to(kept.dtype)
     if rescale == "norm" and kept.any():
         # Divided by the largest magnitude, squares neither overflow nor vanish.
-        peak = delta.detach().abs().amax().double()
-        before, after = (torch.linalg.vector_norm(v.double() / peak) for v in (delta.detach(), kept))
-        return torch.mul(kept.double(), before / after).to(kept.dtype)
+        wide = torch.float32 if delta.is_mps else torch.float64  # which MPS does not have
+        peak = delta.detach().abs().amax().to(wide)
+        before, after = (torch.linalg.vector_norm(v.to(wide) / peak) for v in (delta.detach(), kept))
+        return torch.mul(kept.to(wide), before / after).to(kept.dtype)
     return kept
 
 

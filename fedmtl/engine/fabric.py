@@ -1,9 +1,11 @@
 """What Lightning Fabric is told: device, precision, threads."""
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.utils.deterministic
 from lightning import Fabric
 
 from fedmtl.errors import UserError
@@ -33,6 +35,7 @@ class FabricConfig:
         """
         if self.threads is not None:
             torch.set_num_threads(self.threads)
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats only with this; read at its start
         try:
             fabric = Fabric(accelerator=self.accelerator, devices=1, precision=self.precision)
         except Exception as error:
@@ -40,4 +43,5 @@ class FabricConfig:
         if fabric.device.type == "cuda":
             torch.backends.cudnn.benchmark = False  # its choice of kernels depends on timing
             torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         return fabric

@@ -239,6 +239,7 @@ def test_the_readmes_commands_run_in_their_order(
     assert len(commands) >= 5
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiments").symlink_to(EXPERIMENTS)
+    (tmp_path / "mine.py").write_text(readme.partition("```python\n")[2].partition("```")[0])
     for command in commands:
         small = ["--config", str(tiny), "--out", "runs"] if command[0] == "fit" else []
         if "nyud" not in " ".join(command):
