@@ -84,7 +84,8 @@ def table(results: dict) -> str:
 
 
 def spread(values: list[float], digits: int) -> str:
-    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
 def main() -> None:
@@ -93,15 +94,17 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each uses one thread")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "scenes_table")
     own = parser.parse_args()
+    own.out = own.out.resolve()
     own.out.mkdir(parents=True, exist_ok=True)
     baseline, *others = METHODS
     with ThreadPoolExecutor(own.jobs) as pool:
         list(pool.map(lambda seed: fit(baseline, seed, own.out), own.seeds))
         list(pool.map(lambda job: fit(*job, own.out), [(method, seed) for seed in own.seeds for method in others]))
     results = collect(own.out, own.seeds)
+    text = table(results)
     RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    TABLE.write_text(table(results))
-    print(TABLE.read_text())
+    TABLE.write_text(text)
+    print(text)
 
 
 if __name__ == "__main__":

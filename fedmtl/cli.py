@@ -13,6 +13,13 @@ COMMANDS = {
     "evaluate": "measure a run's model again, on every task",
 }
 
+# what a RuntimeError of a library means, by what its text holds
+HINTS = {
+    "torchvision::": "torch and torchvision do not match (a CPU-only torch beside the registry's torchvision?); "
+    "in a fresh environment, install both together: pip install fedmtl",
+    "DataLoader worker": "a data worker died: interrupted, or out of memory; fabric.workers: 0 does without",
+}
+
 HELP = """usage: fedmtl [--version] [--debug] COMMAND ...
 
 Federated multi-task learning on dense vision tasks.
@@ -58,15 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if debug:
             raise
-        return _fail(f"fedmtl {command}", "interrupted; --resume auto goes on from the last checkpoint", code=130)
+        advice = "--resume auto goes on from the last checkpoint, if there is one"
+        return _fail(f"fedmtl {command}", f"interrupted; {advice}", code=130)
     except RuntimeError as error:
-        if debug or "torchvision::" not in str(error):
+        hint = next((hint for sign, hint in HINTS.items() if sign in str(error)), None)
+        if debug or hint is None:
             raise
-        return _fail(
-            "fedmtl",
-            "torch and torchvision do not match (a CPU-only torch beside the registry's torchvision?); "
-            "in a fresh environment, install both together: pip install fedmtl",
-        )
+        return _fail(f"fedmtl {command}", hint)
     return 0
 
 

@@ -1,12 +1,14 @@
 """Δm: how much better than a baseline a multi-task model is, averaged over tasks."""
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedmtl.errors import UserError
+from fedmtl.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,11 @@ class Primary:
 
     metric: str
     higher_is_better: bool
+
+
+def primary_metrics(tasks: Mapping[str, Task]) -> dict[str, Primary]:
+    """Metric and direction of each task."""
+    return {name: Primary(task.primary, bool(task.metric().higher_is_better)) for name, task in tasks.items()}
 
 
 def delta_m(
@@ -30,13 +37,14 @@ def delta_m(
         primary: metric and direction by task.
 
     Returns:
-        Δ_t by task, for tasks in both whose baseline is not zero.
+        Δ_t by task, for tasks in both whose baseline is finite and not zero.
     """
     changes = {}
     for task, value in values.items():
-        if baseline.get(task):
+        base = baseline.get(task, 0.0)
+        if base and math.isfinite(base):
             sign = 1 if primary[task].higher_is_better else -1
-            changes[task] = 100 * sign * (value - baseline[task]) / abs(baseline[task])
+            changes[task] = 100 * sign * (value - base) / abs(base)
     return changes
 
 
@@ -45,29 +53,36 @@ def mean(changes: Mapping[str, float]) -> float | None:
     return sum(changes.values()) / len(changes) if changes else None
 
 
-def load_baseline(path: str, tasks: Sequence[str]) -> dict[str, Any]:
+def load_baseline(path: str, primary: Mapping[str, Primary], validation: Mapping[str, Any]) -> dict[str, Any]:
     """Name and last primary metrics of a finished run.
 
     Args:
         path: a run's folder or its results.json.
-        tasks: the tasks that must be in it.
+        primary: metric and direction of the tasks that it must have.
+        validation: data set and number of the images that it must have been measured on.
 
     Raises:
-        UserError: no such file, not a results file, or a task is missing.
+        UserError: no such file, not a results file, or not comparable.
     """
     file = Path(path)
     file = file / "results.json" if file.is_dir() else file
     try:
-        results = json.loads(file.read_text())
-        metrics = {task: results["last"]["metrics"][task][p["metric"]] for task, p in results["primary"].items()}
-        name = results["name"]
+        results = json.loads(file.read_text(encoding="utf-8"))
+        found = {task: Primary(**entry) for task, entry in results["primary"].items()}
+        metrics = {task: results["last"]["metrics"][task][p.metric] for task, p in found.items()}
+        name, measured = results["name"], results["validation"]
         if not all(isinstance(value, int | float) for value in metrics.values()):
             raise ValueError("a metric is not a number")
     except FileNotFoundError:
         raise UserError(f"baseline: {file} is not there; name a finished run's folder or its results.json") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"baseline: {file} is not the results.json of a finished run ({error})") from None
-    missing = [task for task in tasks if task not in metrics]
+    missing = [task for task in primary if task not in found]
     if missing:
-        raise UserError(f"baseline: {file} has no result for {', '.join(missing)}; it has {', '.join(metrics)}")
-    return {"name": name, "metrics": {task: metrics[task] for task in tasks}}
+        raise UserError(f"baseline: {file} has no result for {', '.join(missing)}; it has {', '.join(found)}")
+    other = [task for task, p in primary.items() if found[task] != p]
+    if other:
+        raise UserError(f"baseline: {file} measures {other[0]} by {found[other[0]].metric}, this run by another metric")
+    if measured != dict(validation):
+        raise UserError(f"baseline: {file} was measured on {measured}, this run is on {dict(validation)}")
+    return {"name": name, "metrics": {task: metrics[task] for task in primary}}

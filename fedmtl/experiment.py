@@ -1,10 +1,12 @@
 """An experiment: every key of a configuration file, checked and built into an orchestrator."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 import torch
+from torch import Tensor
+from torch.optim import Optimizer
 
 from fedmtl.aggregation import UploadTransform
 from fedmtl.client import Client, ClientGroup, ClientModule, LocalTraining
@@ -93,9 +95,13 @@ class Experiment:
 
         members = make_clients(clients, data, partition or IID(), seed)
         tasks = [task for task in data.tasks if any(task in client.tasks for client in members)]
-        measured = load_baseline(baseline, tasks) if baseline else None
         validation = data.view("val", tasks)
 
+        server = server or Server()
+        check_optimizer("local.optimizer", local.optimizer)
+        check_optimizer("server.optimizer", server.make_optimizer)
+        if upload and share == "none":
+            raise ValueError("upload: nothing is sent with share: none; leave upload out")
         settings = fabric or FabricConfig()
         device = settings.build()
         torch.manual_seed(derive_seed(seed, "weights"))
@@ -112,7 +118,7 @@ class Experiment:
             workers=settings.workers,
             eval_batch_size=eval_batch_size,
         )
-        server = server or Server()
+        self._check_image_size(members[0])
         server.start(self.engine.state())
         self.orchestrator = Orchestrator(
             engine=self.engine,
@@ -126,11 +132,34 @@ class Experiment:
             eval_every=eval_every,
             checkpoint_every=checkpoint_every,
             pictures=pictures,
-            baseline=measured,
         )
+        if baseline:
+            self.orchestrator.baseline = load_baseline(
+                baseline, self.orchestrator.primary, self.orchestrator.measured_on
+            )
         sampled = len(self.orchestrator.sample(1))
         if server.min_clients > sampled:
             raise ValueError(f"server.min_clients is {server.min_clients}, but only {sampled} clients train in a round")
+
+    def _check_image_size(self, client: Client) -> None:
+        """Tries the model on a training image: some backbones take only certain sizes."""
+        image = client.images[0, 0]["image"]
+        try:
+            with torch.inference_mode():
+                self.engine.module.eval()(image[None].to(self.engine.fabric.device))
+        except Exception as error:
+            size = "×".join(map(str, image.shape[-2:]))
+            raise UserError(f"model.backbone: it can't take images of {size} pixels: {error}") from error
+
+
+def check_optimizer(key: str, make: Callable[[Iterable[Tensor]], Optimizer]) -> None:
+    """Makes an optimizer and takes a step with it, to meet a wrong value before training does."""
+    parameter = torch.zeros(1, requires_grad=True)
+    parameter.grad = torch.zeros(1)
+    try:
+        make([parameter]).step()
+    except Exception as error:
+        raise UserError(f"{key}: {error}") from error
 
 
 def make_clients(groups: Sequence[ClientGroup], data: DataSource, partition: Partition, seed: int) -> list[Client]:

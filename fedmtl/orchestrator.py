@@ -10,7 +10,7 @@ import safetensors.torch
 from fedmtl.checkpoint import Checkpoints
 from fedmtl.client import Client, ClientState
 from fedmtl.data import View
-from fedmtl.delta_m import Primary, delta_m, mean
+from fedmtl.delta_m import delta_m, mean, primary_metrics
 from fedmtl.engine import InProcess
 from fedmtl.seeding import numpy_stream
 from fedmtl.server import Server
@@ -38,7 +38,9 @@ class Orchestrator:
         eval_every: rounds between evaluations; the last round always has one.
         checkpoint_every: rounds between checkpoints; the last round always has one.
         pictures: how many validation images are drawn at an evaluation.
-        baseline: name and primary metrics (by task) that Δm compares with.
+
+    Attributes:
+        baseline: name and primary metrics (by task) that Δm compares with, None for no Δm.
     """
 
     def __init__(
@@ -55,18 +57,16 @@ class Orchestrator:
         eval_every: int = 1,
         checkpoint_every: int = 1,
         pictures: int = 4,
-        baseline: Mapping[str, Any] | None = None,
     ) -> None:
         self.engine, self.server, self.clients, self.validation = engine, server, list(clients), validation
         self.unified, self.rounds, self.seed, self.participation = unified, rounds, seed, participation
         self.eval_every, self.checkpoint_every = eval_every, checkpoint_every
         self.pictures = min(pictures, len(validation))
-        self.baseline = baseline
-        self.primary = {
-            name: Primary(task.primary, bool(task.metric().higher_is_better)) for name, task in validation.tasks.items()
-        }
+        self.baseline: Mapping[str, Any] | None = None
+        self.primary = primary_metrics(validation.tasks)
+        self.measured_on = {"data": validation.source.name, "images": len(validation)}
         self.round = 0  # rounds done
-        self.first: dict[str, float] | None = None  # primary metrics of the first evaluation
+        self.first: dict[str, float] = {}  # each task's first primary metric that can be compared with
         self.best: dict[str, Any] | None = None
         self.last: dict[str, Any] | None = None
 
@@ -85,8 +85,8 @@ class Orchestrator:
             if final or round % self.eval_every == 0:
                 started = perf_counter()
                 metrics = self.evaluate()
-                improved = self._note(round, metrics)
-                row |= self._flat(metrics)
+                improved = self.note(round, metrics)
+                row |= flat(self.last)
                 row["time/evaluate"] = perf_counter() - started
                 if self.pictures:
                     self._draw(round, directory, tracker)
@@ -155,6 +155,7 @@ class Orchestrator:
             "primary": {
                 task: {"metric": p.metric, "higher_is_better": p.higher_is_better} for task, p in self.primary.items()
             },
+            "validation": self.measured_on,
             "baseline": self.baseline,
             "last": self.last,
             "best": self.best,
@@ -165,8 +166,7 @@ class Orchestrator:
         return {
             f"{when}/{key.removeprefix('val/')}": value
             for when, entry in (("last", self.last), ("best", self.best))
-            if entry is not None
-            for key, value in self._flat(entry["metrics"]).items()
+            for key, value in flat(entry).items()
         }
 
     def export(self, directory: RunDirectory) -> None:
@@ -193,42 +193,28 @@ class Orchestrator:
         self.server.load_state_dict(state["server"])
         for client in self.clients:
             saved = state["clients"][client.name]
-            personal = {
-                name: PartState(**part).to(self.engine.fabric.device) for name, part in saved["personal"].items()
-            }
+            personal = {name: PartState(**part) for name, part in saved["personal"].items()}
             client.state = ClientState(saved["optimizer"], personal)
         self.round, self.first, self.best, self.last = (state[key] for key in ("round", "first", "best", "last"))
         self.baseline = state["baseline"]
 
-    def _note(self, round: int, metrics: TaskMetrics) -> bool:
+    def note(self, round: int, metrics: TaskMetrics) -> bool:
         """Keeps the evaluation as the last, and as the best if it is; the measure of best is Δm against the
         baseline, or where there is none against the run's own first evaluation."""
         values = {task: metrics[task][p.metric] for task, p in self.primary.items()}
-        self.first = self.first or values
+        self.first = {task: value for task, value in values.items() if value and math.isfinite(value)} | self.first
         changes = delta_m(values, self.baseline["metrics"], self.primary) if self.baseline else None
         score = mean(changes or delta_m(values, self.first, self.primary)) or 0.0
-        score = score if math.isfinite(score) else -math.inf
         self.last = {
             "round": round,
             "metrics": metrics,
             "delta_m": {"mean": mean(changes), "tasks": changes} if changes else None,
-            "score": score,
+            "score": score if math.isfinite(score) else -math.inf,
         }
-        improved = self.best is None or score > self.best["score"]
+        improved = self.best is None or self.last["score"] > self.best["score"]
         if improved:
             self.best = self.last
         return improved
-
-    def _flat(self, metrics: TaskMetrics) -> dict[str, float]:
-        flat = {f"val/{task}/{name}": value for task, values in metrics.items() for name, value in values.items()}
-        if self.baseline:
-            values = {task: metrics[task][p.metric] for task, p in self.primary.items()}
-            changes = delta_m(values, self.baseline["metrics"], self.primary)
-            flat |= {f"val/{task}/delta": change for task, change in changes.items()}
-            total = mean(changes)
-            if total is not None:
-                flat["val/delta_m"] = total
-        return flat
 
     def _draw(self, round: int, directory: RunDirectory, tracker: Tracker | None) -> None:
         positions = range(self.pictures)
@@ -250,6 +236,17 @@ class Orchestrator:
 
     def _weights(self, client: Client) -> dict[str, PartState]:
         return self.engine.weights_of(client, self.server.state)
+
+
+def flat(evaluation: Mapping[str, Any] | None) -> dict[str, float]:
+    """An evaluation as the values of one row: ``val/<task>/<metric>``, ``val/<task>/delta``, ``val/delta_m``."""
+    if evaluation is None:
+        return {}
+    row = {f"val/{task}/{name}": v for task, values in evaluation["metrics"].items() for name, v in values.items()}
+    if evaluation["delta_m"]:
+        row |= {f"val/{task}/delta": change for task, change in evaluation["delta_m"]["tasks"].items()}
+        row["val/delta_m"] = evaluation["delta_m"]["mean"]
+    return row
 
 
 def round_half_up(value: float) -> int:

@@ -46,15 +46,14 @@ class Server:
         self.aggregator = aggregator or WeightedMean()
         self.weighting = weighting
         self.min_clients = min_clients
-        self._make_optimizer = optimizer
+        self.make_optimizer = optimizer or (lambda parameters: torch.optim.SGD(parameters, lr=1.0))
         self._begin_round()
 
     def start(self, state: dict[str, PartState]) -> None:
         """Takes over the first global state."""
         self.state = state
         self._encoder = nn.Parameter(state["encoder"].vector)  # shares its memory
-        make = self._make_optimizer or (lambda parameters: torch.optim.SGD(parameters, lr=1.0))
-        self.optimizer = make([self._encoder])
+        self.optimizer = self.make_optimizer([self._encoder])
 
     def receive(self, update: Update) -> bool:
         """Adds an update to the running sums; one that is not finite is refused: logged, counted, left out."""

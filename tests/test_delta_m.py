@@ -10,12 +10,18 @@ from fedmtl.delta_m import Primary, delta_m, load_baseline, mean
 from fedmtl.errors import UserError
 
 PRIMARY = {"semseg": Primary("mIoU", True), "depth": Primary("RMSE", False)}
+VALIDATION = {"data": "scenes", "images": 5}
+
+
+def only(*tasks: str) -> dict[str, Primary]:
+    return {task: PRIMARY[task] for task in tasks}
 
 
 def results(**changes: Any) -> dict[str, Any]:
     metrics = {"semseg": {"mIoU": 40.0}, "depth": {"RMSE": 0.6, "other": 1.0}}
     primary = {name: {"metric": p.metric, "higher_is_better": p.higher_is_better} for name, p in PRIMARY.items()}
-    return {"name": "alone", "primary": primary, "last": {"round": 3, "metrics": metrics}} | changes
+    last = {"round": 3, "metrics": metrics}
+    return {"name": "alone", "primary": primary, "validation": VALIDATION, "last": last} | changes
 
 
 @pytest.mark.parametrize(
@@ -49,15 +55,15 @@ def test_the_mean_weighs_tasks_alike_and_is_none_without_tasks() -> None:
 @pytest.mark.parametrize("name", ["", "results.json"])
 def test_a_baseline_is_a_runs_folder_or_file(name: str, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps(results()))
-    found = load_baseline(str(tmp_path / name), ["depth", "semseg"])
+    found = load_baseline(str(tmp_path / name), only("depth", "semseg"), VALIDATION)
     assert found == {"name": "alone", "metrics": {"depth": 0.6, "semseg": 40.0}}
-    assert load_baseline(str(tmp_path / name), ["depth"])["metrics"] == {"depth": 0.6}
+    assert load_baseline(str(tmp_path / name), only("depth"), VALIDATION)["metrics"] == {"depth": 0.6}
 
 
 @pytest.mark.parametrize("name", ["", "results.json", "no/such/folder"])
 def test_a_missing_baseline_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="^baseline: .* is not there"):
-        load_baseline(str(tmp_path / name), ["depth"])
+        load_baseline(str(tmp_path / name), only("depth"), VALIDATION)
 
 
 @pytest.mark.parametrize(
@@ -78,10 +84,29 @@ def test_a_missing_baseline_is_named(name: str, tmp_path: Path) -> None:
 def test_what_is_no_results_file_is_refused(text: str | bytes, tmp_path: Path) -> None:
     (tmp_path / "results.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match="^baseline: .* is not the results.json of a finished run"):
-        load_baseline(str(tmp_path), ["depth"])
+        load_baseline(str(tmp_path), only("depth"), VALIDATION)
 
 
 def test_a_task_that_the_baseline_lacks_is_named(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps(results()))
     with pytest.raises(UserError, match="has no result for normals, edge; it has semseg, depth$"):
-        load_baseline(str(tmp_path), ["depth", "normals", "edge"])
+        load_baseline(
+            str(tmp_path), {**PRIMARY, "normals": Primary("mErr", False), "edge": Primary("odsF", True)}, VALIDATION
+        )
+
+
+@pytest.mark.parametrize(
+    ("primary", "validation", "message"),
+    [
+        ({"depth": Primary("absRel", False)}, VALIDATION, "measures depth by RMSE, this run by another metric"),
+        ({"depth": Primary("RMSE", True)}, VALIDATION, "measures depth by RMSE, this run by another metric"),
+        (only("depth"), {"data": "nyud", "images": 5}, "was measured on"),
+        (only("depth"), {"data": "scenes", "images": 6}, "was measured on"),
+    ],
+)
+def test_a_baseline_that_cannot_be_compared_with_is_refused(
+    primary: dict[str, Primary], validation: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "results.json").write_text(json.dumps(results()))
+    with pytest.raises(UserError, match=message):
+        load_baseline(str(tmp_path), primary, validation)

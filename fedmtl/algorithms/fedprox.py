@@ -11,7 +11,8 @@ from fedmtl.algorithms.base import LocalAlgorithm
 class FedProx(LocalAlgorithm):
     """Adds μ/2 ‖θ − θ_global‖² to the local objective, i.e. μ(θ − θ_global) to its gradient.
 
-    Li et al. 2020, arXiv 1812.06127. The head that a client trains is pulled as well.
+    Li et al. 2020, arXiv 1812.06127. Heads are pulled as well; a part that a client does not share is pulled to what
+    it was at the start of the round.
 
     Args:
         mu: strength μ of the pull, > 0.

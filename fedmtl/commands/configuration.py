@@ -13,7 +13,7 @@ from fedmtl.errors import UserError
 from fedmtl.experiment import Experiment
 
 # keys that may change when a run is gone on with: where it lies and how it is watched, not what it computes
-FREE_KEYS = ("out", "tracker", "data.init_args.root", "fabric.workers", "checkpoint_every", "pictures")
+FREE_KEYS = ("name", "out", "tracker", "data.init_args.root", "fabric.workers", "checkpoint_every", "pictures")
 
 
 def experiment_parser(command: str, description: str | None) -> ArgumentParser:
@@ -51,22 +51,34 @@ def _check_bases(path: Path, below: tuple[Path, ...] = ()) -> None:
     if path.resolve() in below:
         raise UserError(f"{path}: its config key leads back to itself")
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     base = content.get("config") if isinstance(content, Mapping) else None
-    if isinstance(base, list):
-        raise UserError(f"{path}: config names one base file, not a list; chain bases, or give several --config")
+    if base is not None and not isinstance(base, str):
+        raise UserError(f"{path}: config names one base file, not {base}; chain bases, or give several --config")
     if base is not None:
         _check_bases(path.parent / base, (*below, path.resolve()))
 
 
-def instantiate(parser: ArgumentParser, config: Namespace) -> Experiment:
+def instantiate(parser: ArgumentParser, config: Namespace, *, restored: bool = False) -> Experiment:
     """Builds the experiment, its data set and everything else that the configuration names.
+
+    Args:
+        parser: what parsed the configuration.
+        config: the configuration.
+        restored: whether a checkpoint follows, which holds what pretrained weights and a baseline would only give
+            to the first round; they need not be there any more.
 
     Raises:
         UserError: a value that a constructor refuses.
     """
+    if restored:
+        config = config.clone()
+        config.baseline = None
+        for key, value in {"pretrained": False, "weights": None}.items():
+            if key in config.model.get("init_args", {}):
+                config.model.init_args[key] = value
     try:
         objects = parser.instantiate(config)
         return Experiment(**{key: objects[key] for key in inspect.signature(Experiment).parameters})

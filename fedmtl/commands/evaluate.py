@@ -8,7 +8,9 @@ from rich.table import Table
 
 from fedmtl.checkpoint import Checkpoints
 from fedmtl.commands.configuration import experiment_parser, instantiate, parse
+from fedmtl.delta_m import load_baseline
 from fedmtl.errors import UserError
+from fedmtl.orchestrator import flat
 from fedmtl.tracking import RunDirectory
 
 
@@ -17,7 +19,7 @@ def main(arguments: list[str]) -> None:
     parser = ArgumentParser(
         prog="fedmtl evaluate",
         description=__doc__,
-        epilog="Any key of the run's configuration can be changed, e.g. --data.root or --eval_batch_size.",
+        epilog="Any key of the run's configuration can be changed, e.g. --data.root; --baseline RUN adds Δm.",
         allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, help="folder of the run")
@@ -41,14 +43,20 @@ def evaluate(run: Path, checkpoint: str, overrides: list[str], console: Console)
     saved = Checkpoints(directory.checkpoints).load(checkpoint)
     parser = experiment_parser("evaluate", __doc__)
     words = ["--config", str(directory.config), "--baseline=null", "--tracker=null", *overrides]
-    experiment = instantiate(parser, parse(parser, words))
-    experiment.orchestrator.load_state_dict(saved)
-    metrics = experiment.orchestrator.evaluate()
-    table = Table(title=f"{experiment.name} after round {experiment.orchestrator.round} ({checkpoint} checkpoint)")
-    for column in ("task", "metric"):
-        table.add_column(column)
+    config = parse(parser, words)
+    baseline = config.baseline
+    experiment = instantiate(parser, config, restored=True)
+    orchestrator = experiment.orchestrator
+    try:
+        orchestrator.load_state_dict(saved)
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise UserError(f"the checkpoint of {run} does not fit {' '.join(overrides)}: {error}") from error
+    if baseline:
+        orchestrator.baseline = load_baseline(baseline, orchestrator.primary, orchestrator.measured_on)
+    orchestrator.note(orchestrator.round, orchestrator.evaluate())
+    table = Table(title=f"{experiment.name} after round {orchestrator.round} ({checkpoint} checkpoint)")
+    table.add_column("metric")
     table.add_column("value", justify="right")
-    for task, values in metrics.items():
-        for name, value in values.items():
-            table.add_row(task, name, f"{value:.4f}")
+    for name, value in flat(orchestrator.last).items():
+        table.add_row(name.removeprefix("val/"), f"{value:.4f}")
     console.print(table)

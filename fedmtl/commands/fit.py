@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import yaml
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
     settings = to_dict(parser, config)
     directory = RunDirectory(config.out, config.name)
     saved = earlier_state(directory, settings, resume=config.resume == "auto")
-    experiment = instantiate(parser, config)
+    experiment = instantiate(parser, config, restored=saved is not None)
     fit(experiment, directory, settings, saved, console)
 
 
@@ -45,6 +45,8 @@ def earlier_state(directory: RunDirectory, settings: Mapping[str, Any], *, resum
         UserError: the folder holds a run and `resume` is not set, or its configuration is another.
     """
     checkpoints = Checkpoints(directory.checkpoints)
+    if directory.path.exists() and not directory.config.is_file():
+        raise UserError(f"{directory.path} is there already and is not the folder of a run; give another --name")
     if not resume and directory.path.exists():
         raise UserError(f"{directory.path} is there already: --resume auto goes on with it, --name starts another run")
     if not resume or not checkpoints.all():
@@ -81,20 +83,22 @@ def fit(
         console.print(text, highlight=False, soft_wrap=True)
 
     directory.create(yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
-    if saved is not None:
-        orchestrator.load_state_dict(saved)
-        say(f"going on with {directory.path} after round {orchestrator.round}")
-    directory.rewind(orchestrator.round)
-    if orchestrator.round < orchestrator.rounds:
-        say(federation_lines(experiment))
-        steps = sum(experiment.engine.steps(client) for client in orchestrator.sample(1))
-        display = Display(rounds=orchestrator.rounds, steps=steps, primary=orchestrator.primary, console=console)
-        with tracked(experiment, directory, settings, saved["tracker"] if saved else None), display:
-            orchestrator.run(directory, experiment.tracker, display, settings)
-    results = orchestrator.results(experiment.name)
-    directory.write_results(results)
-    if orchestrator.unified:
-        orchestrator.export(directory)
+    with tracked(experiment, directory, settings, saved["tracker"] if saved else None):
+        if saved is not None:
+            orchestrator.load_state_dict(saved)
+            say(f"going on with {directory.path} after round {orchestrator.round}")
+        directory.rewind(orchestrator.round)
+        if orchestrator.round < orchestrator.rounds:
+            say(federation_lines(experiment))
+            steps = sum(experiment.engine.steps(client) for client in orchestrator.sample(1))
+            with Display(
+                rounds=orchestrator.rounds, steps=steps, primary=orchestrator.primary, console=console
+            ) as display:
+                orchestrator.run(directory, experiment.tracker, display, settings)
+        results = orchestrator.results(experiment.name)
+        directory.write_results(results)
+        if orchestrator.unified:
+            orchestrator.export(directory)
     console.print(results_table(results))
     if orchestrator.baseline is None:
         say(
@@ -110,17 +114,19 @@ def tracked(
 ) -> Iterator[None]:
     """Starts the tracker and closes it however the run ends; one that fails before its first checkpoint is removed."""
     tracker, orchestrator = experiment.tracker, experiment.orchestrator
-    if tracker is not None:
-        tracker.start(RunInfo(experiment.name, directory.path, settings, identity))
-    failed = True
-    try:
+    with ExitStack() as stack:
+        failed = True
+
+        def clean() -> None:
+            if failed and not Checkpoints(directory.checkpoints).all():
+                directory.remove()
+
+        stack.callback(clean)
+        if tracker is not None:
+            tracker.start(RunInfo(experiment.name, directory.path, settings, identity))
+            stack.callback(lambda: tracker.finish(orchestrator.summary(), failed=failed))
         yield
         failed = False
-    finally:
-        if tracker is not None:
-            tracker.finish(orchestrator.summary(), failed=failed)
-        if failed and not Checkpoints(directory.checkpoints).all():
-            directory.remove()
 
 
 def federation_lines(experiment: Experiment) -> str:

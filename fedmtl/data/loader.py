@@ -1,6 +1,6 @@
 """Batches of a view: in a seeded order for training, in the stored order for evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from torch.utils.data import DataLoader, Sampler
 
@@ -48,6 +48,6 @@ class StoredOrder(Sampler[list[Key]]):
             yield [(i, 0) for i in range(start, min(start + self.batch_size, self.size))]
 
 
-def batches(view: View, sampler: Sampler[list[Key]], *, workers: int = 0, pin: bool = False) -> DataLoader[Example]:
+def batches(view: View, order: Iterable[list[Key]], *, workers: int = 0, pin: bool = False) -> DataLoader[Example]:
     """A loader whose batches do not depend on the number of worker processes."""
-    return DataLoader(view, batch_sampler=sampler, num_workers=workers, pin_memory=pin)
+    return DataLoader(view, batch_sampler=order, num_workers=workers, pin_memory=pin)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedmtl.data.source import DataSource, Sample, Split, View
+from fedmtl.data.source import DataSource, Sample, Split, View, replace_tasks
 from fedmtl.data.transforms import TrainTransform, ValTransform
 from fedmtl.errors import UserError
 from fedmtl.tasks import Depth, Edge, Normals, SemSeg, Task
@@ -65,12 +65,7 @@ class NYUDv2(DataSource):
     ) -> None:
         self.root = Path(root).expanduser()
         semseg = SemSeg(num_classes=len(CLASS_NAMES), class_names=CLASS_NAMES)
-        self.tasks: Mapping[str, Task] = {task.name: task for task in (semseg, Depth(), Normals(), Edge())}
-        for name, task in (tasks or {}).items():
-            if name not in self.tasks or task.name != name:
-                known = ", ".join(self.tasks)
-                raise UserError(f"data.tasks: {name!r} is set to a {task.name!r} task, but NYUDv2 has {known}")
-        self.tasks = {**self.tasks, **(tasks or {})}
+        self.tasks = replace_tasks({task.name: task for task in (semseg, Depth(), Normals(), Edge())}, tasks)
         self.train_transform = TrainTransform(
             crop=crop, scale=scale, max_class_share=max_class_share, flip=flip, photometric=photometric
         )

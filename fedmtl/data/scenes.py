@@ -13,7 +13,7 @@ import numpy as np
 from fedmtl.data.cache import Arrays, Layout, cached_arrays
 from fedmtl.data.raycast import Scene, boundaries, render
 from fedmtl.data.rooms import CLASSES, PARTS, Domain, random_scene
-from fedmtl.data.source import DataSource, Sample, Split, View
+from fedmtl.data.source import DataSource, Sample, Split, View, replace_tasks
 from fedmtl.data.transforms import TrainTransform, ValTransform
 from fedmtl.seeding import numpy_stream
 from fedmtl.tasks import Depth, Edge, Normals, Parts, Saliency, SemSeg, Task
@@ -74,11 +74,8 @@ class Scenes(DataSource):
             raise ValueError(f"seed must be 0 or more, not {seed}")
         if domain not in get_args(Domain):
             raise ValueError(f"domain must be one of {', '.join(get_args(Domain))}, not {domain!r}")
-        defaults = default_tasks()
-        if unknown := set(tasks or ()) - set(defaults):
-            raise ValueError(f"tasks must be among {', '.join(defaults)}, not {', '.join(sorted(unknown))}")
         self.size, self.seed, self.domain = sides, seed, domain
-        self.tasks = {**defaults, **(tasks or {})}
+        self.tasks = replace_tasks(default_tasks(), tasks)
         self.train_transform = TrainTransform(crop=None, scale=None, flip=flip, photometric=photometric)
         self.val_transform = ValTransform(size=None)
         self._counts: dict[Split, int] = {"train": train, "val": val}

@@ -49,6 +49,19 @@ class DataSource(ABC):
         return View(self, split, tasks, range(len(self.ids(split))) if indices is None else indices)
 
 
+def replace_tasks(defaults: Mapping[str, Task], given: Mapping[str, Task] | None) -> dict[str, Task]:
+    """The default tasks of a data set, some of them replaced by name.
+
+    Raises:
+        ValueError: a name is not among the defaults, or its task is of another kind.
+    """
+    for name, task in (given or {}).items():
+        if name not in defaults or task.name != name:
+            known = ", ".join(defaults)
+            raise ValueError(f"tasks must give {name!r} a task of that name, not {task.name!r}; the names are {known}")
+    return {**defaults, **(given or {})}
+
+
 class View(Dataset[Example]):
     """Part of a split as a map-style torch data set.
 

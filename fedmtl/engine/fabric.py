@@ -27,6 +27,12 @@ class FabricConfig:
     threads: int | None = None
     workers: int = 0
 
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"fabric.threads must be at least 1, not {self.threads}")
+        if self.workers < 0:
+            raise ValueError(f"fabric.workers must be at least 0, not {self.workers}")
+
     def build(self) -> Fabric:
         """A single-device Fabric.
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 import torch
 from lightning import Fabric
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -66,6 +68,7 @@ class InProcess:
         self.seed, self.rounds, self.workers, self.eval_batch_size = seed, rounds, workers, eval_batch_size
         self.module = module
         self.resident = fabric.setup_module(module)
+        self._pin = fabric.device.type == "cuda"
         self.parts = {name: FlatPart(part) for name, part in module.model.parts().items()}
 
     def state(self) -> State:
@@ -79,7 +82,8 @@ class InProcess:
 
     def weights_of(self, client: Client, state: State) -> State:
         """The client's model: the global parts that it shares, its own weights for the others."""
-        return {part: client.state.personal.get(part, state[part]) for part in client.parts}
+        own = client.state.personal
+        return {part: own[part].to(self.fabric.device) if part in own else state[part] for part in client.parts}
 
     def steps(self, client: Client) -> int:
         """Local steps of a client in a round."""
@@ -114,14 +118,21 @@ class InProcess:
         if "encoder" in sent and update.is_finite():  # the server refuses it otherwise
             for transform in self.upload:
                 sent["encoder"] = transform(sent["encoder"], self.parts["encoder"].layout)
-        return TrainingResult(update, ClientState(optimizer_state, personal), losses)
+        host = torch.device("cpu")  # where what a client keeps waits for its next turn
+        kept = ClientState(
+            move_data_to_device(optimizer_state, host), {name: part.to(host) for name, part in personal.items()}
+        )
+        return TrainingResult(update, kept, losses)
 
     def _epochs(self, client: Client, round: int) -> Iterable[Iterable[dict[str, Tensor]]]:
-        for epoch in range(self.local.epochs):
-            order = SeededBatches(
-                len(client.images), self.local.batch_size, seed=self.seed, keys=(client.name, round, epoch)
-            )
-            yield batches(client.images, order, workers=self.workers, pin=self.fabric.device.type == "cuda")
+        """The batches of each local epoch, all from one loader: worker processes start once a round."""
+        epochs = [
+            list(SeededBatches(len(client.images), self.local.batch_size, seed=self.seed, keys=(client.name, round, e)))
+            for e in range(self.local.epochs)
+        ]
+        loader = iter(batches(client.images, list(chain(*epochs)), workers=self.workers, pin=self._pin))
+        for epoch in epochs:
+            yield islice(loader, len(epoch))
 
     @torch.inference_mode()
     def evaluate(self, weights: Mapping[str, PartState], view: View) -> dict[str, dict[str, float]]:
@@ -130,7 +141,7 @@ class InProcess:
         device = self.fabric.device if self.fabric.device.type != "mps" else torch.device("cpu")  # MPS lacks float64
         metrics = {name: task.metric().to(device) for name, task in view.tasks.items()}
         order = StoredOrder(len(view), self.eval_batch_size)
-        for batch in batches(view, order, workers=self.workers, pin=device.type == "cuda"):
+        for batch in batches(view, order, workers=self.workers, pin=self._pin):
             outputs = self.resident(self.fabric.to_device(batch["image"]))
             for name, metric in metrics.items():
                 metric.update(outputs[name].float().to(device), batch[name].to(device))

@@ -20,7 +20,7 @@ class SemSeg(ClassTask):
     Args:
         num_classes: number of classes; labels run from 0, 255 is unknown.
         weight: loss weight.
-        class_names: names for pictures and tables.
+        class_names: names of the classes.
     """
 
     name = "semseg"

@@ -36,6 +36,7 @@ class RunDirectory:
 
     def create(self, config: str) -> None:
         """Makes the folder with its resolved configuration."""
+        self._new = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -43,8 +44,9 @@ class RunDirectory:
         write_text(self.config, config)
 
     def remove(self) -> None:
-        """Takes the folder away again."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Takes the folder away again, if `create` made it."""
+        if self._new:
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def append(self, metrics: Metrics) -> None:
         """Adds one round to metrics.jsonl."""

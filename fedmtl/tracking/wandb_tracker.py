@@ -1,11 +1,13 @@
 """Weights & Biases: offline unless there is a key or the configuration says otherwise."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import wandb
 
+from fedmtl.errors import UserError
 from fedmtl.tracking.base import Metrics, Picture, RunInfo, Tracker
 
 log = logging.getLogger(__name__)
@@ -39,20 +41,26 @@ class WandB(Tracker):
     def start(self, run: RunInfo) -> None:
         """Opens the W&B run, or goes on with it."""
         mode = self.mode if self.mode != "auto" else _mode()
-        self._run = wandb.init(
-            mode=mode,
-            project=self.project,
-            entity=self.entity,
-            group=self.group or run.name.rpartition("_s")[0] or run.name,
-            tags=self.tags,
-            job_type=self.job_type,
-            name=run.name,
-            id=run.identity,
-            resume="allow" if mode == "online" and run.identity else None,
-            dir=str(run.directory),
-            config=dict(run.config),
-            settings=wandb.Settings(silent=True, console="off"),
-        )
+        try:
+            self._run = wandb.init(
+                mode=mode,
+                project=self.project,
+                entity=self.entity,
+                group=self.group or re.sub(r"_s\d+$", "", run.name),
+                tags=self.tags,
+                job_type=self.job_type,
+                name=run.name,
+                id=run.identity,
+                resume="allow" if mode == "online" and run.identity else None,
+                dir=str(run.directory),
+                config=dict(run.config),
+                settings=wandb.Settings(silent=True, console="off"),
+            )
+        except wandb.Error as error:
+            raise UserError(
+                f"tracker: W&B does not start ({str(error).splitlines()[0]}); set up a key with `wandb login`, or "
+                "set tracker.mode: offline"
+            ) from error
         self._run.define_metric("round")
         for group in ("train", "val", "time", "bytes", "server", "pictures"):
             self._run.define_metric(f"{group}/*", step_metric="round")

@@ -191,9 +191,9 @@ def test_view_names_unknown_tasks(root):
 
 
 def test_replacement_of_unknown_tasks(root):
-    with pytest.raises(UserError, match=r"data\.tasks: 'foo' is set to a 'edge' task, but NYUDv2 has semseg"):
+    with pytest.raises(ValueError, match="tasks must give 'foo' .* not 'edge'; the names are semseg, depth"):
         NYUDv2(root, tasks={"foo": Edge()})
-    with pytest.raises(UserError, match=r"data\.tasks: 'depth' is set to a 'edge' task"):
+    with pytest.raises(ValueError, match="tasks must give 'depth' a task of that name, not 'edge'"):
         NYUDv2(root, tasks={"depth": Edge()})
 
 

@@ -69,6 +69,17 @@ def test_mistakes_before_a_configuration(fedmtl: Callable[..., Any], words: list
         (["--baseline", "nowhere"], "baseline: nowhere is not there"),
         (["--name", "../x"], "name: '../x' can't name a run"),
         (["--fabric.accelerator", "cuda"], "fabric.accelerator: cuda can't be used here"),
+        (["--fabric.threads", "0"], "fabric.threads must be at least 1, not 0"),
+        (["--fabric.workers", "-1"], "fabric.workers must be at least 0, not -1"),
+        (["--local.optimizer.lr", "-1"], "local.optimizer: Invalid learning rate: -1"),
+        (["--local.optimizer", "torch.optim.LBFGS"], "local.optimizer: "),
+        (["--server.optimizer", "torch.optim.LBFGS"], "server.optimizer: "),
+        (["--server.min_clients", "6"], "server.min_clients is 6, but only 5 clients train in a round"),
+        (["--share", "none"], "upload: nothing is sent with share: none"),
+        (["--model.backbone", "vit_tiny_patch16_224"], "model.backbone: it can't take images of 32×32 pixels"),
+        (["--data.tasks", "{depth: {class_path: fedmtl.tasks.Edge}}"], "tasks must give 'depth' a task of that name"),
+        (["--tracker", "fedmtl.tracking.WandB", "--tracker.mode", "online"], "tracker: W&B does not start"),
+        (["--clients", "[{tasks: [depth], name: a/b}]"], "names must differ and hold no '/'"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_no_run(
@@ -76,6 +87,7 @@ def test_a_mistake_is_one_line_and_leaves_no_run(
 ) -> None:
     import torch
 
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))  # no key for W&B
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     result = fit("scenes_dea", *words)
     assert result.code == 2
@@ -95,16 +107,18 @@ def test_debug_shows_the_trace(fit: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("config: [a.yaml, b.yaml]", "config names one base file, not a list"),
+        ("config: [a.yaml, b.yaml]", "config names one base file, not ['a.yaml', 'b.yaml']"),
         ("config: self.yaml", "its config key leads back to itself"),
         ("rounds: [1", "is not YAML"),
         ("config: nowhere.yaml", "there is no file"),
+        ("config: 3", "config names one base file, not 3"),
+        ("name: \xff", "is not YAML"),
     ],
 )
 def test_a_file_that_cannot_be_read_as_meant(
     fedmtl: Callable[..., Any], tmp_path: Path, content: str, message: str
 ) -> None:
-    (tmp_path / "self.yaml").write_text(content)
+    (tmp_path / "self.yaml").write_text(content, encoding="latin-1")
     result = fedmtl("fit", "--config", tmp_path / "self.yaml")
     assert result.code == 2
     assert message in result.error

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from fedmtl.checkpoint import Checkpoints
 
@@ -125,6 +125,72 @@ def test_a_run_is_not_overwritten_and_a_finished_one_is_shown_again(fit: Callabl
     assert shown.code == 0
     assert "scenes_dea after round 2" in shown.out
     assert (tmp_path / "runs" / "scenes_dea" / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_folder_that_is_no_run_is_left_alone(fit: Callable[..., Any], tmp_path: Path) -> None:
+    mine = tmp_path / "runs" / "scenes_dea" / "thesis.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("years of work")
+    for words in ([], ["--resume", "auto"], ["--resume", "auto", "--server.min_clients", "9"]):
+        result = fit("scenes_dea", *words)
+        assert result.code == 2
+        assert "is not the folder of a run" in result.error
+    assert [path.name for path in mine.parent.iterdir()] == ["thesis.txt"]
+
+
+def test_a_checkpoint_needs_neither_the_first_weights_nor_the_baseline(
+    fit: Callable[..., Any], fedmtl: Callable[..., Any], tmp_path: Path
+) -> None:
+    import timm
+
+    weights = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_convnext").state_dict(), weights)
+    assert fit("scenes_local").code == 0
+    baseline = tmp_path / "runs" / "scenes_local"
+    words = ["--model.weights", str(weights), "--baseline", str(baseline)]
+    assert fit("scenes_dea", *words).code == 0
+    weights.unlink()
+    (baseline / "results.json").unlink()
+    assert fit("scenes_dea", *words, "--resume", "auto").code == 0
+    measured = fedmtl("evaluate", tmp_path / "runs" / "scenes_dea")
+    assert measured.code == 0
+    assert "delta_m" in measured.out
+    wrong = fedmtl("evaluate", tmp_path / "runs" / "scenes_dea", "--model.channels", "16")
+    assert wrong.code == 2
+    assert "does not fit --model.channels 16" in wrong.error
+
+
+def test_evaluate_takes_a_baseline(fit: Callable[..., Any], fedmtl: Callable[..., Any], tmp_path: Path) -> None:
+    for experiment in ("scenes_local", "scenes_dea"):
+        assert fit(experiment).code == 0
+    runs = tmp_path / "runs"
+    assert "delta_m" not in fedmtl("evaluate", runs / "scenes_dea").out
+    assert "delta_m" in fedmtl("evaluate", runs / "scenes_dea", "--baseline", runs / "scenes_local").out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--clients", "[{tasks: [depth], count: 2}, {tasks: [semseg, parts]}]", "--participation", "0.5"],
+        ["--share", "encoder", "--local.keep_optimizer", "false"],
+        ["--server.optimizer", "Adam", "--server.optimizer.lr", "0.01", "--upload.scope", "layer"],
+        ["--local.algorithm", "FedProx", "--local.algorithm.mu", "0.1", "--local.clip_norm", "1"],
+        ["--model.backbone", "test_efficientnet", "--model.norm", "batch", "--upload.rho", "0.1"],
+        ["--fabric.precision", "bf16-mixed", "--pictures", "0", "--eval_every", "9"],
+    ],
+    ids=lambda words: words[0].strip("-"),
+)
+def test_unusual_configurations_run_and_resume(
+    fit: Callable[..., Any], tmp_path: Path, rows: Rows, words: list[str]
+) -> None:
+    assert fit("scenes_dea", *words).code == 0
+    run = tmp_path / "runs" / "scenes_dea"
+    whole, end = rows(run), weights(run)
+    assert all(np.isfinite(value) for value in whole[-1].values())
+    (run / "checkpoints" / "round_000002.ckpt").unlink()
+    assert fit("scenes_dea", *words, "--resume", "auto").code == 0
+    assert rows(run) == whole
+    assert same(weights(run), end)
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(fit: Callable[..., Any]) -> None:
