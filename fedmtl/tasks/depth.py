@@ -42,8 +42,8 @@ class Depth(Task):
         return output[0].float().numpy(force=True)
 
     def draw(self, label: Label) -> NDArray[np.uint8]:
-        """Near is bright, far is dark, on a scale of inverse depth from 0.5 m."""
+        """Near is bright, far is dark, on a scale of inverse depth from 1 m."""
         metres = label.astype(np.float64)
-        picture = heat(0.5 / np.maximum(metres, 0.5))
+        picture = heat(1 / np.maximum(metres, 1))
         picture[(metres <= 0) | (metres >= self.max_depth)] = 0
         return picture
