@@ -153,7 +153,7 @@ def test_heat_goes_from_dark_to_bright_and_clips() -> None:
 
 
 def test_near_is_brighter_than_far() -> None:
-    picture = Depth().draw(np.array([[0.6, 1.0, 3.0, 8.0]], dtype=np.float32))
+    picture = Depth().draw(np.array([[1.0, 1.5, 3.0, 8.0]], dtype=np.float32))
     assert np.all(np.diff(picture[0].sum(-1, dtype=int)) < 0)
 
 
