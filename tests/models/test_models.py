@@ -244,3 +244,18 @@ def test_options_reach_the_backbone() -> None:
 def test_an_unknown_option_is_refused_by_name() -> None:
     with pytest.raises(UserError, match=r"model\.options: test_convnext does not take them: .*nonsense"):
         UnifiedModel(HEADS, backbone=CONVNEXT, options={"nonsense": 1})
+
+
+class _Malicious:
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.trace,)
+
+
+def test_a_weights_file_runs_no_code(tmp_path: Path) -> None:
+    path = tmp_path / "evil.pth"
+    torch.save({"stem.0.weight": _Malicious(tmp_path / "was_here")}, path)
+    weights_error(CONVNEXT, path)
+    assert not (tmp_path / "was_here").exists()
