@@ -13,7 +13,8 @@ from fedmtl.checkpoint import Checkpoints
 from fedmtl.commands.configuration import differences, experiment_parser, instantiate, parse, to_dict
 from fedmtl.errors import UserError
 from fedmtl.experiment import Experiment
-from fedmtl.tracking import RunDirectory, RunInfo
+from fedmtl.orchestrator import Orchestrator
+from fedmtl.tracking import RunDirectory, RunInfo, Tracker
 from fedmtl.tracking.display import Display, results_table
 
 
@@ -83,18 +84,21 @@ def fit(
         console.print(text, highlight=False, soft_wrap=True)
 
     directory.create(yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
-    with tracked(experiment, directory, settings, saved["tracker"] if saved else None):
+    finished = saved is not None and saved["round"] == orchestrator.rounds
+    tracker = None if finished else experiment.tracker
+    run = RunInfo(experiment.name, directory.path, settings, saved["tracker"] if saved else None)
+    with tracked(tracker, run, directory, orchestrator):
         if saved is not None:
             orchestrator.load_state_dict(saved)
             say(f"going on with {directory.path} after round {orchestrator.round}")
         directory.rewind(orchestrator.round)
-        if orchestrator.round < orchestrator.rounds:
+        if not finished:
             say(federation_lines(experiment))
             steps = sum(experiment.engine.steps(client) for client in orchestrator.sample(1))
             with Display(
                 rounds=orchestrator.rounds, steps=steps, primary=orchestrator.primary, console=console
             ) as display:
-                orchestrator.run(directory, experiment.tracker, display, settings)
+                orchestrator.run(directory, tracker, display, settings)
         results = orchestrator.results(experiment.name)
         directory.write_results(results)
         if orchestrator.unified:
@@ -110,10 +114,9 @@ def fit(
 
 @contextmanager
 def tracked(
-    experiment: Experiment, directory: RunDirectory, settings: Mapping[str, Any], identity: str | None
+    tracker: Tracker | None, run: RunInfo, directory: RunDirectory, orchestrator: Orchestrator
 ) -> Iterator[None]:
     """Starts the tracker and closes it however the run ends; one that fails before its first checkpoint is removed."""
-    tracker, orchestrator = experiment.tracker, experiment.orchestrator
     with ExitStack() as stack:
         failed = True
 
@@ -123,7 +126,7 @@ def tracked(
 
         stack.callback(clean)
         if tracker is not None:
-            tracker.start(RunInfo(experiment.name, directory.path, settings, identity))
+            tracker.start(run)
             stack.callback(lambda: tracker.finish(orchestrator.summary(), failed=failed))
         yield
         failed = False
