@@ -1,6 +1,7 @@
 """From YAML files and command line to objects, and the resolved configuration back to YAML."""
 
 import inspect
+import re
 from argparse import ArgumentError
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,16 @@ from fedmtl.experiment import Experiment
 
 # keys that may change when a run is gone on with: where it lies and how it is watched, not what it computes
 FREE_KEYS = ("name", "out", "tracker", "data.init_args.root", "fabric.workers", "checkpoint_every", "pictures")
+
+
+# a parser's message in plainer words, and its lines that tell of types of its own, not of the user's mistake
+PLAIN = {
+    r"<class '(.+?)'>": r"\1",
+    r"a typing\.Literal": "one of ",
+    r"Type .+? expects a function or a callable class: ": "",
+    r"Expected a dot import path string: (\S+)": r"there is no class \1; give its import path",
+}
+NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a <class 'NoneType'>")
 
 
 def experiment_parser(command: str, description: str | None) -> ArgumentParser:
@@ -41,7 +52,7 @@ def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
     try:
         return parser.parse_args([*(f"--config={file}" for file in files), *others])
     except ArgumentError as error:
-        raise UserError(" ".join(part.strip() for part in str(error).splitlines())) from error
+        raise UserError(clear(str(error))) from error
 
 
 def _check_bases(path: Path, below: tuple[Path, ...] = ()) -> None:
@@ -83,7 +94,26 @@ def instantiate(parser: ArgumentParser, config: Namespace, *, restored: bool = F
         objects = parser.instantiate(config)
         return Experiment(**{key: objects[key] for key in inspect.signature(Experiment).parameters})
     except (ValueError, TypeError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(clear(str(error))) from error
+
+
+def clear(message: str) -> str:
+    """The parser's indented account of a mistake as one line: the key in full, the class, the innermost reason."""
+    keys: list[str] = []
+    classes: list[str] = []
+    reasons: list[str] = []
+    for line in message.splitlines():
+        text = line.strip().removeprefix("- ")
+        if key := re.fullmatch(r'Parser key "(.+)":', text):
+            keys.append(key[1])
+        elif path := re.fullmatch(r"Problem with given class_path '(.+)':", text):
+            classes = [path[1]]
+        elif text and not text.startswith(NOISE):
+            reasons.append(text)
+    reason = " ".join(reasons)
+    for pattern, plain in PLAIN.items():
+        reason = re.sub(pattern, plain, reason)
+    return ": ".join([".".join(keys)] * bool(keys) + classes + [reason or " ".join(message.split())])
 
 
 def to_dict(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:

@@ -79,6 +79,11 @@ def test_mistakes_before_a_configuration(fedmtl: Callable[..., Any], words: list
         (["--model.backbone", "vit_tiny_patch16_224"], "model.backbone: it can't take images of 32×32 pixels"),
         (["--data.tasks", "{depth: {class_path: fedmtl.tasks.Edge}}"], "tasks must give 'depth' a task of that name"),
         (["--tracker", "fedmtl.tracking.WandB", "--tracker.mode", "online"], "tracker: W&B does not start"),
+        (["--server.aggregator", "mine.Nope"], "server.aggregator: mine.Nope: No module named 'mine'"),
+        (["--share", "heads"], "share: Expected one of ['model', 'encoder', 'none']. Got value: heads"),
+        (["--tracker", "fedmtl.tracking.WandB", "--tracker.mode", "onlin"], "tracker.mode: fedmtl.tracking.WandB: "),
+        (["--upload", "[{class_path: DEAA}]"], "upload: there is no class DEAA; give its import path"),
+        (["--upload.rho", "2"], "error: rho must be a number in (0, 1], got 2.0"),
         (["--clients", "[{tasks: [depth], name: a/b}]"], "names must differ and hold no '/'"),
     ],
 )
