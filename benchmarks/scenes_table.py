@@ -19,9 +19,11 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results" / "scenes.json"
 TABLE = ROOT / "docs" / "results" / "scenes.md"
 
+BASELINE = "Local (no federation)"
+
 # name of the row -> experiment file and what the command line adds
 METHODS: dict[str, tuple[str, list[str]]] = {
-    "Local (no federation)": ("scenes_local", []),
+    BASELINE: ("scenes_local", []),
     "FedAvg": ("scenes_fedavg", []),
     "FedDEA, ρ = 0.5": ("scenes_dea", []),
     "FedDEA, ρ = 0.2": ("scenes_dea", ["--upload.init_args.rho", "0.2"]),
@@ -41,8 +43,8 @@ def fit(method: str, seed: int, out: Path) -> Path:
     """Runs one method with one seed, unless that is done, and returns its folder."""
     experiment, words = METHODS[method]
     name = run_name(method, seed)
-    if method != next(iter(METHODS)):
-        words = [*words, "--baseline", str(out / run_name(next(iter(METHODS)), seed))]
+    if method != BASELINE:
+        words = [*words, "--baseline", str(out / run_name(BASELINE, seed))]
     command = [sys.executable, "-m", "fedmtl", "fit", "--config", f"experiments/{experiment}.yaml", *words]
     command += ["--seed", str(seed), "--name", name, "--out", str(out), "--resume", "auto"]
     with open(out / f"{name}.log", "w") as log:
@@ -57,7 +59,6 @@ def fit(method: str, seed: int, out: Path) -> Path:
 
 def collect(out: Path, seeds: list[int]) -> dict[str, object]:
     """Last metrics and Δm of every run, by method and seed."""
-    first = json.loads((out / run_name("FedAvg", seeds[0]) / "results.json").read_text())
     runs: dict[str, dict[str, object]] = {}
     for method in METHODS:
         for seed in seeds:
@@ -65,7 +66,7 @@ def collect(out: Path, seeds: list[int]) -> dict[str, object]:
             values = {task: results["last"]["metrics"][task][p["metric"]] for task, p in results["primary"].items()}
             delta = results["last"]["delta_m"]
             runs.setdefault(method, {})[str(seed)] = {"metrics": values, "delta_m": delta["mean"] if delta else 0.0}
-    return {"primary": first["primary"], "rounds": first["rounds"], "runs": runs}
+    return {"primary": results["primary"], "rounds": results["rounds"], "runs": runs}
 
 
 def table(results: dict) -> str:
@@ -78,7 +79,7 @@ def table(results: dict) -> str:
         for task in primary:
             values = [run["metrics"][task] for run in seeds.values()]
             cells.append(spread(values, 3 if max(values) < 10 else 1))
-        cells.append(spread([run["delta_m"] for run in seeds.values()], 1) if method != next(iter(METHODS)) else "0")
+        cells.append(spread([run["delta_m"] for run in seeds.values()], 1) if method != BASELINE else "0")
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -96,9 +97,9 @@ def main() -> None:
     own = parser.parse_args()
     own.out = own.out.resolve()
     own.out.mkdir(parents=True, exist_ok=True)
-    baseline, *others = METHODS
+    others = [method for method in METHODS if method != BASELINE]
     with ThreadPoolExecutor(own.jobs) as pool:
-        list(pool.map(lambda seed: fit(baseline, seed, own.out), own.seeds))
+        list(pool.map(lambda seed: fit(BASELINE, seed, own.out), own.seeds))
         list(pool.map(lambda job: fit(*job, own.out), [(method, seed) for seed in own.seeds for method in others]))
     results = collect(own.out, own.seeds)
     text = table(results)

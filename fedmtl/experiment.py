@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 from fedmtl.aggregation import UploadTransform
 from fedmtl.client import Client, ClientGroup, ClientModule, LocalTraining
 from fedmtl.data import IID, DataSource, Partition
-from fedmtl.delta_m import load_baseline
 from fedmtl.engine import FabricConfig, InProcess
 from fedmtl.errors import UserError
 from fedmtl.models import UnifiedModel
@@ -134,9 +133,7 @@ class Experiment:
             pictures=pictures,
         )
         if baseline:
-            self.orchestrator.baseline = load_baseline(
-                baseline, self.orchestrator.primary, self.orchestrator.measured_on
-            )
+            self.orchestrator.compare_with(baseline)
         sampled = len(self.orchestrator.sample(1))
         if server.min_clients > sampled:
             raise ValueError(f"server.min_clients is {server.min_clients}, but only {sampled} clients train in a round")

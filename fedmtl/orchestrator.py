@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from time import perf_counter
 from typing import Any
 
@@ -10,7 +11,7 @@ import safetensors.torch
 from fedmtl.checkpoint import Checkpoints
 from fedmtl.client import Client, ClientState
 from fedmtl.data import View
-from fedmtl.delta_m import delta_m, mean, primary_metrics
+from fedmtl.delta_m import delta_m, load_baseline, mean, primary_metrics
 from fedmtl.engine import InProcess
 from fedmtl.seeding import numpy_stream
 from fedmtl.server import Server
@@ -152,9 +153,7 @@ class Orchestrator:
         return {
             "name": name,
             "rounds": self.rounds,
-            "primary": {
-                task: {"metric": p.metric, "higher_is_better": p.higher_is_better} for task, p in self.primary.items()
-            },
+            "primary": {task: asdict(primary) for task, primary in self.primary.items()},
             "validation": self.measured_on,
             "baseline": self.baseline,
             "last": self.last,
@@ -197,6 +196,14 @@ class Orchestrator:
             client.state = ClientState(saved["optimizer"], personal)
         self.round, self.first, self.best, self.last = (state[key] for key in ("round", "first", "best", "last"))
         self.baseline = state["baseline"]
+
+    def compare_with(self, baseline: str) -> None:
+        """Measures Δm from now on against a finished run, given by its folder or results.json.
+
+        Raises:
+            UserError: it is not there, or can't be compared with.
+        """
+        self.baseline = load_baseline(baseline, self.primary, self.measured_on)
 
     def note(self, round: int, metrics: TaskMetrics) -> bool:
         """Keeps the evaluation as the last, and as the best if it is; the measure of best is Δm against the

@@ -56,7 +56,7 @@ def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
 
 
 def _check_bases(path: Path, below: tuple[Path, ...] = ()) -> None:
-    """Refuses a file whose ``config`` key is a list, which the parser would pass over in silence."""
+    """Refuses a file whose ``config`` key is not one file's name; a list the parser would pass over in silence."""
     if not path.is_file():
         raise UserError(f"--config: there is no file {path}")
     if path.resolve() in below:

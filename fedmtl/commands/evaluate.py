@@ -8,7 +8,6 @@ from rich.table import Table
 
 from fedmtl.checkpoint import Checkpoints
 from fedmtl.commands.configuration import experiment_parser, instantiate, parse
-from fedmtl.delta_m import load_baseline
 from fedmtl.errors import UserError
 from fedmtl.orchestrator import flat
 from fedmtl.tracking import RunDirectory
@@ -52,7 +51,7 @@ def evaluate(run: Path, checkpoint: str, overrides: list[str], console: Console)
     except (RuntimeError, KeyError, ValueError) as error:
         raise UserError(f"the checkpoint of {run} does not fit {' '.join(overrides)}: {error}") from error
     if baseline:
-        orchestrator.baseline = load_baseline(baseline, orchestrator.primary, orchestrator.measured_on)
+        orchestrator.compare_with(baseline)
     orchestrator.note(orchestrator.round, orchestrator.evaluate())
     table = Table(title=f"{experiment.name} after round {orchestrator.round} ({checkpoint} checkpoint)")
     table.add_column("metric")

@@ -87,7 +87,7 @@ class InProcess:
 
     def steps(self, client: Client) -> int:
         """Local steps of a client in a round."""
-        return self.local.epochs * (len(client.images) // min(self.local.batch_size, len(client.images)))
+        return self.local.epochs * len(self._order(client, round=1, epoch=0))
 
     def train(self, client: Client, state: State, round: int, on_step: Callable[[], None]) -> TrainingResult:
         """Trains a client on its images, from the global state (and its own parts)."""
@@ -115,7 +115,7 @@ class InProcess:
                 personal[name] = end
         healthy = all(part.is_finite() for part in personal.values())
         update = Update(client.name, len(client.images), sent, healthy)
-        if "encoder" in sent and update.is_finite():  # the server refuses it otherwise
+        if self.upload and "encoder" in sent and update.is_finite():  # the server refuses it otherwise
             for transform in self.upload:
                 sent["encoder"] = transform(sent["encoder"], self.parts["encoder"].layout)
         host = torch.device("cpu")  # where what a client keeps waits for its next turn
@@ -126,13 +126,14 @@ class InProcess:
 
     def _epochs(self, client: Client, round: int) -> Iterable[Iterable[dict[str, Tensor]]]:
         """The batches of each local epoch, all from one loader: worker processes start once a round."""
-        epochs = [
-            list(SeededBatches(len(client.images), self.local.batch_size, seed=self.seed, keys=(client.name, round, e)))
-            for e in range(self.local.epochs)
-        ]
+        epochs = [list(self._order(client, round, epoch)) for epoch in range(self.local.epochs)]
         loader = iter(batches(client.images, list(chain(*epochs)), workers=self.workers, pin=self._pin))
         for epoch in epochs:
             yield islice(loader, len(epoch))
+
+    def _order(self, client: Client, round: int, epoch: int) -> SeededBatches:
+        keys = (client.name, round, epoch)
+        return SeededBatches(len(client.images), self.local.batch_size, seed=self.seed, keys=keys)
 
     @torch.inference_mode()
     def evaluate(self, weights: Mapping[str, PartState], view: View) -> dict[str, dict[str, float]]:

@@ -125,9 +125,8 @@ class ExactPixelF(Metric):
 
     def update(self, output: Tensor, target: Tensor) -> None:
         """Logits (B, 1, H, W) against 0/1 (B, 1, H, W)."""
-        bins = (
-            output.double().sigmoid().nan_to_num(nan=0.0) * 100
-        ).long()  # pixel is predicted at threshold t/100 if its bin >= t
+        probability = output.double().sigmoid().nan_to_num(nan=0.0)
+        bins = (probability * 100).long()  # a pixel is predicted at threshold t/100 if its bin >= t
         self.edges += torch.bincount(bins[target == 1], minlength=101)
         self.others += torch.bincount(bins[target == 0], minlength=101)
 
