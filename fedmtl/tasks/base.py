@@ -20,7 +20,8 @@ class Task(ABC):
     Pixels whose label says "unknown" never count in a loss or a metric.
 
     Attributes:
-        name: name of the task, used for its head, its folder and its metric keys.
+        name: kind of task, and the name under which a data set has it by default; a data set may have several
+            of one kind, under names of its own.
         channels: output channels of its head.
         weight: factor of its loss in a client's total loss.
         primary: the metric that stands for the task in Δm.
@@ -28,7 +29,7 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
-    primary: ClassVar[str]
+    primary: str
     fill: ClassVar[float]
 
     def __init__(self, *, channels: int, weight: float) -> None:
@@ -45,14 +46,22 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def metric(self) -> Metric:
+    def metric(self, *, exact: bool = True) -> Metric:
         """A fresh metric: ``update(output, target)`` takes raw outputs, ``compute()`` gives a dictionary of
-        named numbers in the field's units with `primary` among them, ``higher_is_better`` is its direction."""
+        named numbers in the field's units with `primary` among them, ``higher_is_better`` is its direction.
+
+        Args:
+            exact: False for a faster setting, for evaluations between, where the task has one; all others ignore it.
+        """
 
     def to_target(self, label: Label) -> Tensor:
         """Label array to target tensor: (H, W) → (1, H, W) and (H, W, C) → (C, H, W), float."""
         values = label[None] if label.ndim == 2 else label.transpose(2, 0, 1)
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+
+    def unknown(self, size: tuple[int, ...]) -> Label:
+        """The label of an image of this height and width of which nothing is known."""
+        return np.full(size, self.fill, np.uint8 if self.fill == 255 else np.float32)
 
     def flip(self, label: Label) -> Label:
         """The label of the mirrored image (left and right swapped)."""

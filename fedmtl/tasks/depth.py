@@ -6,32 +6,37 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from fedmtl.tasks.base import Label, Task, heat, masked_mean
-from fedmtl.tasks.metrics import RMSE
+from fedmtl.tasks.metrics import RMSE, Pooling
 
 
 class Depth(Task):
-    """Depth regression, measured by the pixel-pooled RMSE in metres; a label of 0 is unknown.
+    """Depth regression, measured by the RMSE in metres; a label of 0 is unknown.
 
     Args:
         max_depth: labels at or beyond this many metres do not count either.
         weight: loss weight.
+        pooling: ``"pixel"`` for the RMSE over all pixels of the set, ``"image"`` for the mean of the images' own.
+
+    Raises:
+        ValueError: `pooling` is neither.
     """
 
     name = "depth"
     primary = "RMSE"
     fill = 0
 
-    def __init__(self, *, max_depth: float = 80.0, weight: float = 1.0) -> None:
+    def __init__(self, *, max_depth: float = 80.0, weight: float = 1.0, pooling: Pooling = "pixel") -> None:
         super().__init__(channels=1, weight=weight)
-        self.max_depth = max_depth
+        self.max_depth, self.pooling = max_depth, pooling
+        self.metric()  # refuses a wrong argument at once
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Mean absolute error in metres."""
         return masked_mean((output.float() - target).abs(), (target > 0) & (target < self.max_depth))
 
-    def metric(self) -> Metric:
-        """Pixel-pooled RMSE in metres."""
-        return RMSE(max_depth=self.max_depth)
+    def metric(self, *, exact: bool = True) -> Metric:
+        """RMSE in metres."""
+        return RMSE(max_depth=self.max_depth, pooling=self.pooling)
 
     def rescale(self, label: Label, factor: float) -> Label:
         """Enlarging an image by s is coming closer by s."""

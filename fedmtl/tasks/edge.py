@@ -8,24 +8,38 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 
 from fedmtl.tasks.base import Label, Task, masked_mean
-from fedmtl.tasks.metrics import ExactPixelF
+from fedmtl.tasks.boundary_metric import BoundaryF
 
 
 class Edge(Task):
-    """Binary edge detection; labels are 1 on edges, 0 elsewhere, 255 unknown.
+    """Binary edge detection, measured by odsF; labels are 1 on edges, 0 elsewhere, 255 unknown.
 
     Args:
         positive_weight: weight of an edge pixel; any other has one minus this.
         weight: loss weight.
+        max_distance: how far from a true edge pixel a predicted one may match it, in image diagonals: 0.0075 for
+            BSDS and PASCAL, 0.011 for NYUD.
+        processes: worker processes that measure, see `BoundaryF`; None chooses.
+
+    Raises:
+        ValueError: `max_distance` is not positive or `processes` is negative.
     """
 
     name = "edge"
-    primary = "exactF"
+    primary = "odsF"
     fill = 255
 
-    def __init__(self, *, positive_weight: float = 0.95, weight: float = 50.0) -> None:
+    def __init__(
+        self,
+        *,
+        positive_weight: float = 0.95,
+        weight: float = 50.0,
+        max_distance: float = 0.0075,
+        processes: int | None = None,
+    ) -> None:
         super().__init__(channels=1, weight=weight)
-        self.positive_weight = positive_weight
+        self.positive_weight, self.max_distance, self.processes = positive_weight, max_distance, processes
+        self.metric()  # refuses wrong arguments at once
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Binary cross-entropy of logits, weighted by class."""
@@ -34,9 +48,9 @@ class Edge(Task):
         weights = torch.where(truth > 0.5, self.positive_weight, 1 - self.positive_weight)
         return masked_mean(weights * F.binary_cross_entropy_with_logits(output.float(), truth, reduction="none"), valid)
 
-    def metric(self) -> Metric:
-        """Best-threshold F ×100 on exact pixels: no tolerance, no thinning, hence not the field's odsF."""
-        return ExactPixelF()
+    def metric(self, *, exact: bool = True) -> Metric:
+        """odsF ×100; oisF and AP too if exact, see `BoundaryF`."""
+        return BoundaryF(max_distance=self.max_distance, exact=exact, processes=self.processes)
 
     def predict(self, output: Tensor) -> Label:
         """Edge probability, float32 (H, W)."""

@@ -4,71 +4,108 @@ Each takes raw outputs of a head and batched targets; `compute` returns a dictio
 means over no pixel at all are NaN.
 """
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import Metric
-from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+Absent = Literal["zero", "skip"]
+Pooling = Literal["pixel", "image"]
 
 
 class MeanIoU(Metric):
-    """Pooled mIoU ×100: one confusion matrix over the whole set, mean over ALL classes (absent ones are 0).
+    """Pooled mIoU ×100: the mean over classes of IoU = TP / (TP + FP + FN), from one confusion matrix over the set.
+
+    It is not the mean over images or batches of their mIoU. Of torchmetrics it equals the mean of
+    ``JaccardIndex(average="none")`` with the same `ignore`; ``average="macro"`` leaves absent classes out, and
+    ``segmentation.MeanIoU`` takes the mean over images.
 
     Args:
         num_classes: C.
         ignore: target value that does not count.
+        absent: what a class has that is neither in the targets nor predicted: an IoU of 0 (``"zero"``, as the field
+            has it), or no part in the mean (``"skip"``).
+
+    Raises:
+        ValueError: `absent` is neither.
     """
 
     higher_is_better = True
     confusion: Tensor
 
-    def __init__(self, num_classes: int, ignore: int = 255) -> None:
+    def __init__(self, num_classes: int, ignore: int = 255, absent: Absent = "zero") -> None:
         super().__init__()
-        self.num_classes, self.ignore = num_classes, ignore
+        if absent not in get_args(Absent):
+            raise ValueError(f"absent must be {' or '.join(get_args(Absent))}, not {absent!r}")
+        self.num_classes, self.ignore, self.absent = num_classes, ignore, absent
         self.add_state("confusion", torch.zeros(num_classes, num_classes, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, output: Tensor, target: Tensor) -> None:
         """Scores (B, C, H, W) against classes (B, H, W)."""
-        self.confusion += multiclass_confusion_matrix(
-            output.argmax(1), target, self.num_classes, ignore_index=self.ignore, validate_args=False
-        )
+        valid = target != self.ignore
+        pairs = target[valid] * self.num_classes + output.argmax(1)[valid]
+        self.confusion += torch.bincount(pairs, minlength=self.confusion.numel()).view_as(self.confusion)
 
     def compute(self) -> dict[str, Tensor]:
         """``{"mIoU"}``."""
         hits = self.confusion.diag().double()
         union = self.confusion.sum(0) + self.confusion.sum(1) - hits
-        return {"mIoU": 100 * (hits / union.clamp(min=1)).mean()}
+        iou = hits / union.clamp(min=1)
+        return {"mIoU": 100 * (iou[union > 0] if self.absent == "skip" else iou).mean()}
 
 
 class RMSE(Metric):
-    """√(Σ squared error / valid pixels of the whole set) in metres; valid where 0 < target < `max_depth`."""
+    """Root of the mean squared error in metres, over the pixels where 0 < target < `max_depth`.
+
+    ``"pixel"`` pools: √(Σ squared error / valid pixels of the whole set), the field's definition. ``"image"`` is the
+    mean of each image's own RMSE, which some report; it is another, mostly smaller number. Neither is a mean over
+    batches. There is no crop of the border, no scaling to the target's median and no limit on predictions.
+
+    Args:
+        max_depth: metres.
+        pooling: ``"pixel"`` or ``"image"``; an image without valid pixels does not count.
+
+    Raises:
+        ValueError: `pooling` is neither.
+    """
 
     higher_is_better = False
-    squares: Tensor
-    pixels: Tensor
+    total: Tensor
+    count: Tensor
 
-    def __init__(self, max_depth: float = 80.0) -> None:
+    def __init__(self, max_depth: float = 80.0, pooling: Pooling = "pixel") -> None:
         super().__init__()
-        self.max_depth = max_depth
-        self.add_state("squares", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("pixels", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        if pooling not in get_args(Pooling):
+            raise ValueError(f"pooling must be {' or '.join(get_args(Pooling))}, not {pooling!r}")
+        self.max_depth, self.pooling = max_depth, pooling
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, output: Tensor, target: Tensor) -> None:
         """Metres (B, 1, H, W) against metres (B, 1, H, W)."""
         valid = (target > 0) & (target < self.max_depth)
-        self.squares += torch.where(valid, output.double() - target.double(), 0).square().sum()
-        self.pixels += valid.sum()
+        squares = torch.where(valid, output.double() - target.double(), 0).square().flatten(1).sum(1)
+        pixels = valid.flatten(1).sum(1)
+        if self.pooling == "image":
+            squares, pixels = (squares / pixels.clamp(min=1)).sqrt(), (pixels > 0).long()
+        self.total += squares.sum()
+        self.count += pixels.sum()
 
     def compute(self) -> dict[str, Tensor]:
         """``{"RMSE"}``."""
-        return {"RMSE": (self.squares / self.pixels).sqrt()}
+        mean = self.total / self.count
+        return {"RMSE": mean if self.pooling == "image" else mean.sqrt()}
 
 
 class AngularError(Metric):
-    """Mean angle between unit normals in degrees, 2·atan2(‖p−g‖, ‖p+g‖), pooled over all valid pixels.
+    """Mean angle between unit normals in degrees, 2·atan2(‖p−g‖, ‖p+g‖), pooled over all valid pixels of the set.
 
-    Also the median (to 0.01°, from a histogram whose counts sum over processes) and the shares in percent
-    of pixels under 11.25°, 22.5° and 30°. A target shorter than 0.1 does not count.
+    Also the median (to 0.01°, from a histogram whose counts sum over processes; the lower of two middle values)
+    and the shares in percent of pixels under 11.25°, 22.5° and 30°. A target shorter than 0.1 does not count. A
+    mean or median over images is another number; the usual arccos of the inner product loses small angles in
+    single precision.
     """
 
     higher_is_better = False
@@ -107,41 +144,14 @@ class AngularError(Metric):
         }
 
 
-class ExactPixelF(Metric):
-    """Best F ×100 over 99 thresholds, precision and recall pooled over the set, on EXACT pixels.
-
-    A predicted edge pixel counts only on a true one: no distance tolerance, no non-maximum suppression, no
-    thinning. It is lower than the field's odsF and not comparable with it. A target of 255 does not count.
-    """
-
-    higher_is_better = True
-    edges: Tensor
-    others: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("edges", torch.zeros(101, dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("others", torch.zeros(101, dtype=torch.long), dist_reduce_fx="sum")
-
-    def update(self, output: Tensor, target: Tensor) -> None:
-        """Logits (B, 1, H, W) against 0/1 (B, 1, H, W)."""
-        probability = output.double().sigmoid().nan_to_num(nan=0.0)
-        bins = (probability * 100).long()  # a pixel is predicted at threshold t/100 if its bin >= t
-        self.edges += torch.bincount(bins[target == 1], minlength=101)
-        self.others += torch.bincount(bins[target == 0], minlength=101)
-
-    def compute(self) -> dict[str, Tensor]:
-        """``{"exactF"}``."""
-        hits = self.edges.flip(0).cumsum(0).flip(0)[1:100].double()
-        predicted = hits + self.others.flip(0).cumsum(0).flip(0)[1:100]
-        return {"exactF": 100 * best_f(hits, predicted, self.edges.sum(), beta2=1.0)}
-
-
 class SaliencyF(Metric):
-    """maxF ×100 and mIoU ×100 over 19 thresholds 0.05…0.95.
+    """maxF ×100 and mIoU ×100 over the 19 thresholds 0.05 … 0.95 on the softmax's probability of foreground.
 
-    maxF: best F with β² = 0.3 from precision and recall pooled over the set. mIoU: best threshold of the mean
-    over images of the foreground's IoU (1 where neither has foreground). A target of 255 does not count.
+    maxF: best F with β² = 0.3, from precision and recall pooled over the set. mIoU: best threshold of the mean over
+    images of the foreground's IoU (1 where neither has foreground). A target of 255 does not count.
+
+    Others average F or its best threshold over images, use 255 thresholds, let the background's IoU into mIoU, or
+    apply a sigmoid to what is a probability already: all these are other numbers.
     """
 
     higher_is_better = True
@@ -160,16 +170,20 @@ class SaliencyF(Metric):
 
     def update(self, output: Tensor, target: Tensor) -> None:
         """Scores (B, 2, H, W) against 0/1 (B, H, W)."""
-        probability = output.float().softmax(1)[:, 1].flatten(1)
-        valid, truth = target.flatten(1) != 255, target.flatten(1) == 1
-        known = valid.any(1)
-        for i, threshold in enumerate(self.thresholds.tolist()):
-            chosen = (probability >= threshold) & valid
-            hits, union = (chosen & truth).sum(1), (chosen | truth).sum(1)
-            self.hits[i] += hits.sum()
-            self.predicted[i] += chosen.sum()
-            iou = torch.where(union > 0, hits.double() / union.clamp(min=1), 1)
-            self.ious[i] += iou[known].sum()
+        probability = output.float().softmax(1)[:, 1].nan_to_num(nan=0.0)
+        passed = torch.bucketize(probability, self.thresholds.to(output.device), right=True)  # thresholds not above it
+        valid = target != 255
+        image = torch.arange(len(target), device=target.device).view(-1, 1, 1)
+        cells = ((2 * image + target) * 20 + passed)[valid]
+        histogram = torch.bincount(cells, minlength=40 * len(target)).view(-1, 2, 20)
+        chosen = histogram.flip(2).cumsum(2).flip(2)[:, :, 1:]  # pixels of each class at each threshold
+        truth = histogram[:, 1].sum(1)
+        hits, union = chosen[:, 1], chosen[:, 0] + truth[:, None]
+        iou = torch.where(union > 0, hits.double() / union.clamp(min=1), 1)
+        known = valid.flatten(1).any(1)
+        self.hits += hits.sum(0)
+        self.predicted += chosen.sum((0, 1))
+        self.ious += iou[known].sum(0)
         self.positives += truth.sum()
         self.images += known.sum()
 

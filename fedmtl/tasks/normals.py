@@ -30,13 +30,19 @@ class Normals(Task):
         distance = (F.normalize(output.float(), dim=1) - F.normalize(target, dim=1)).abs().sum(1)
         return masked_mean(distance, target.norm(dim=1) > 0.1)
 
-    def metric(self) -> Metric:
+    def metric(self, *, exact: bool = True) -> Metric:
         """Mean angle in degrees, with the median and the shares under 11.25°, 22.5° and 30°."""
         return AngularError()
 
+    def unknown(self, size: tuple[int, ...]) -> Label:
+        """Zero vectors."""
+        return np.zeros((*size, 3), np.float32)
+
     def flip(self, label: Label) -> Label:
         """A mirrored image has the x component negated."""
-        return label[:, ::-1] * np.array([-1, 1, 1], dtype=label.dtype)
+        planes = label[:, ::-1].transpose(2, 0, 1).copy()  # by planes: several times faster than by pixels
+        np.negative(planes[0], out=planes[0])
+        return planes.transpose(1, 2, 0)
 
     def predict(self, output: Tensor) -> Label:
         """Unit vectors, float32 (H, W, 3)."""

@@ -1,5 +1,6 @@
 """Part segmentation: the parts of people or of composite objects."""
 
+from fedmtl.tasks.metrics import Absent
 from fedmtl.tasks.semseg import SemSeg
 
 
@@ -8,5 +9,12 @@ class Parts(SemSeg):
 
     name = "parts"
 
-    def __init__(self, *, num_classes: int, weight: float = 2.0, class_names: list[str] | None = None) -> None:
-        super().__init__(num_classes=num_classes, weight=weight, class_names=class_names)
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        weight: float = 2.0,
+        class_names: list[str] | None = None,
+        absent: Absent = "zero",
+    ) -> None:
+        super().__init__(num_classes=num_classes, weight=weight, class_names=class_names, absent=absent)

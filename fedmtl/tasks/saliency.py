@@ -1,5 +1,7 @@
 """Saliency: what in a picture draws the eye, as foreground and background."""
 
+from typing import Literal
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,13 +18,19 @@ class Saliency(ClassTask):
 
     Args:
         weight: loss weight.
+        primary: which of the two stands for the task in Δm: ``"maxF"`` or ``"mIoU"``.
+
+    Raises:
+        ValueError: `primary` is neither.
     """
 
     name = "saliency"
-    primary = "maxF"
 
-    def __init__(self, *, weight: float = 5.0) -> None:
+    def __init__(self, *, weight: float = 5.0, primary: Literal["maxF", "mIoU"] = "maxF") -> None:
         super().__init__(channels=2, weight=weight, class_names=["background", "salient"])
+        if primary not in ("maxF", "mIoU"):
+            raise ValueError(f"primary must be maxF or mIoU, not {primary!r}")
+        self.primary = primary
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Two-channel cross-entropy; a class weighs as much as the *other* class's share of the batch."""
@@ -32,7 +40,7 @@ class Saliency(ClassTask):
         values = F.cross_entropy(output.float(), torch.where(valid, target, 0), reduction="none")
         return masked_mean(weights * values, valid)
 
-    def metric(self) -> Metric:
+    def metric(self, *, exact: bool = True) -> Metric:
         """maxF ×100 (β² = 0.3) and mIoU ×100."""
         return SaliencyF()
 

@@ -23,7 +23,7 @@ class Batch:
 
 
 @pytest.fixture(
-    params=[SemSeg(num_classes=6), Parts(num_classes=4), Saliency(), Depth(), Normals(), Edge()],
+    params=[SemSeg(num_classes=6), Parts(num_classes=4), Saliency(), Depth(), Normals(), Edge(max_distance=0.2)],
     ids=lambda task: task.name,
 )
 def task(request: pytest.FixtureRequest) -> Task:
