@@ -1,13 +1,18 @@
 """Fixtures that several test folders share."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from .data.folder_files import BLOCKS
+from .data.pascal_files import make_pascal
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +59,28 @@ def nyud_root(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return make
 
 
+@pytest.fixture(scope="session")
+def pascal_root(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a small folder in the exact layout of PASCAL-Context, see `make_pascal`."""
+    numbers = itertools.count()
+
+    def make(**options: Any) -> Path:
+        return make_pascal(tmp_path_factory.mktemp("pascal") / f"PASCALContext_{next(numbers)}", **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def delta(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that docs/data.md shows, and the worked example's images, made by the page's own script."""
+    folder = tmp_path_factory.mktemp("page")
+    for name, text in BLOCKS.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    subprocess.run([sys.executable, "make_delta.py"], cwd=folder, check=True, timeout=120)
+    return folder
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Fixes the number of threads, which results depend on in the last bit."""
@@ -92,22 +119,21 @@ def tiny_source() -> Callable[..., Any]:
                         "image": rng.integers(0, 256, (*size, 3), dtype=np.uint8),
                         "depth": rng.uniform(1, 4, size).astype(np.float32),
                         "semseg": rng.integers(0, 3, size).astype(np.uint8),
-                        "index": i,
                     }
-                    for i in range(count)
+                    for _ in range(count)
                 ]
                 for sample in self.samples[split]:
                     sample["depth"][0], sample["semseg"][:, 0] = 0, 255  # unknown
 
         def ids(self, split: str) -> list[str]:
-            return [str(sample["index"]) for sample in self.samples[split]]
+            return [str(i) for i in range(len(self.samples[split]))]
 
-        def read(self, split: str, index: int, tasks: Sequence[str]) -> Any:
-            return {key: self.samples[split][index][key] for key in ("image", "index", *tasks)}
+        def load(self, split: str, index: int, what: str) -> Any:
+            return self.samples[split][index][what]
 
         def transform(self, sample: Any, tasks: Any, rng: np.random.Generator) -> Any:
             example = self.augment(sample, tasks, rng)
-            if sample["index"] in self.poisoned:
+            if any(sample["image"] is self.samples["train"][i]["image"] for i in self.poisoned):
                 example["image"] = torch.full_like(example["image"], torch.nan)
             return example
 

@@ -6,8 +6,9 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,56 @@ def cached_arrays(name: str, key: Mapping[str, object], layout: Layout, rows: Ca
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return _in_memory(layout, rows()) if arrays is None else arrays
+
+
+def cached_file(
+    paths: Sequence[Path], recipe: Mapping[str, object], make: Callable[[], NDArray[np.generic]]
+) -> NDArray[np.generic]:
+    """An array that is made from files, from the cache unless one of them has changed since.
+
+    Entries appear whole or not at all; one made from other versions of the same files is replaced.
+
+    Args:
+        paths: the files; they count by name, size and times of change.
+        recipe: what is made of them; JSON values.
+        make: makes it.
+    """
+    try:
+        stats = [path.stat() for path in paths]
+    except OSError:
+        return make()  # its message is better
+    made_from = _digest({**recipe, "files": [str(path.resolve()) for path in paths]})
+    folder = cache_root() / "decoded" / made_from[:2]
+    entry = folder / f"{made_from}-{_digest([[s.st_size, s.st_mtime_ns, s.st_ctime_ns] for s in stats])}.npy"
+    try:
+        with open(entry, "rb") as file:  # unlike numpy.load, this takes one kind of file alone
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        array = make()
+    draft = entry.with_name(f".{entry.name}.{uuid.uuid4().hex}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(draft, "wb") as file:
+                np.save(file, array, allow_pickle=False)
+            draft.replace(entry)
+        finally:
+            draft.unlink(missing_ok=True)
+        for old in folder.glob(f"{made_from}-*.npy"):
+            if old != entry:
+                old.unlink(missing_ok=True)
+    except OSError as error:
+        _warn_once(str(cache_root()), str(error.strerror or error))
+    return array
+
+
+@cache
+def _warn_once(folder: str, reason: str) -> None:
+    logger.warning("cannot write the cache folder %s (%s); files are decoded each time", folder, reason)
+
+
+def _digest(key: object) -> str:
+    return hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=12).hexdigest()
 
 
 def _load(entry: Path, layout: Layout) -> Arrays | None:

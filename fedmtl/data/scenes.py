@@ -17,6 +17,7 @@ from fedmtl.data.source import DataSource, Sample, Split, View, replace_tasks
 from fedmtl.data.transforms import TrainTransform, ValTransform
 from fedmtl.seeding import numpy_stream
 from fedmtl.tasks import Depth, Edge, Normals, Parts, Saliency, SemSeg, Task
+from fedmtl.tasks.base import Label
 
 logger = logging.getLogger(__name__)
 
@@ -85,15 +86,16 @@ class Scenes(DataSource):
         """``"000000"`` and so on."""
         return [f"{i:06d}" for i in range(self._counts[split])]
 
-    def read(self, split: Split, index: int, tasks: Sequence[str]) -> Sample:
-        """Image number `index` of a split and its labels for `tasks`; renders the whole split if need be."""
-        arrays = self.arrays(split)
-        return {name: np.array(arrays[name][index]) for name in ("image", *tasks)}
+    def load(self, split: Split, index: int, what: str) -> Label:
+        """Image number `index` of a split or its label for a task; renders the whole split if need be."""
+        return np.array(self.arrays(split)[what][index])
 
-    def view(self, split: Split, tasks: Sequence[str], indices: Sequence[int] | None = None) -> View:
+    def view(
+        self, split: Split, tasks: Sequence[str], indices: Sequence[int] | None = None, *, prefix: str = ""
+    ) -> View:
         """As for any source; renders the split now, so that loaders' worker processes share its files."""
         self.arrays(split)
-        return super().view(split, tasks, indices)
+        return super().view(split, tasks, indices, prefix=prefix)
 
     def scene(self, split: Split, index: int) -> Scene:
         """The world behind an image, with its camera and focal length."""
@@ -146,7 +148,7 @@ def default_tasks() -> dict[str, Task]:
         "semseg": SemSeg(num_classes=len(CLASSES), class_names=CLASSES),
         "depth": Depth(),
         "normals": Normals(),
-        "edge": Edge(),
+        "edge": Edge(max_distance=0.016),  # one pixel at size 64, also diagonally
         "saliency": Saliency(),
         "parts": Parts(num_classes=len(PARTS), class_names=PARTS),
     }

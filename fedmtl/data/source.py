@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from fedmtl.errors import UserError
 from fedmtl.tasks import Task
 from fedmtl.tasks.base import Label
 
@@ -15,6 +15,8 @@ Split = Literal["train", "val"]
 Sample = dict[str, Label]  # "image" (H, W, 3) uint8 and one label array a task
 Example = dict[str, Tensor]  # the same after the transform: "image" (3, H, W) float and targets
 Transform = Callable[[Sample, Mapping[str, Task], np.random.Generator], Example]
+
+SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 class DataSource(ABC):
@@ -37,16 +39,71 @@ class DataSource(ABC):
         """Names of the images of a split, in a fixed order."""
 
     @abstractmethod
+    def load(self, split: Split, index: int, what: str) -> Label:
+        """Decodes image number `index` of a split (`what` is ``"image"``: uint8 (H, W, 3)) or its label for a task.
+
+        Raises:
+            UserError: a file is missing or broken, named in the message.
+        """
+
+    def has_label(self, split: Split, index: int, task: str) -> bool:
+        """Whether an image is labelled for a task; `load` is not asked for the label where it is not."""
+        return True
+
+    def where(self, split: Split, index: int, what: str) -> str:
+        """Where the image or label comes from, for messages."""
+        return f"{self.name}, {what} {self.ids(split)[index]} of {split}"
+
+    def lacks(self, task: str) -> str:
+        """Why there is no such task here, for messages."""
+        return f"{self.name} has no {task!r}; it has {', '.join(self.tasks)}"
+
     def read(self, split: Split, index: int, tasks: Sequence[str]) -> Sample:
-        """Decodes image number `index` of a split and its labels for `tasks`.
+        """Image number `index` of a split and its labels for `tasks`; where it has none, all is unknown.
 
         Raises:
             UserError: a file is missing, broken or of another size than its image, named in the message.
         """
+        sample: Sample = {"image": self.load(split, index, "image")}
+        size = sample["image"].shape[:2]
+        for name in tasks:
+            if not self.has_label(split, index, name):
+                sample[name] = self.tasks[name].unknown(size)
+                continue
+            sample[name] = self.load(split, index, name)
+            check_size(self.where(split, index, name), sample[name], size)
+        return sample
 
-    def view(self, split: Split, tasks: Sequence[str], indices: Sequence[int] | None = None) -> "View":
-        """Images of a split (all, or those at `indices`) with labels for `tasks`, ready for a loader."""
-        return View(self, split, tasks, range(len(self.ids(split))) if indices is None else indices)
+    def view(
+        self, split: Split, tasks: Sequence[str], indices: Sequence[int] | None = None, *, prefix: str = ""
+    ) -> "View":
+        """Images of a split (all, or those at `indices`) with labels for `tasks`, ready for a loader.
+
+        Args:
+            split: ``"train"`` or ``"val"``.
+            tasks: names of this data set's tasks.
+            indices: which images.
+            prefix: put before the tasks' names in the view, to tell data sets apart.
+
+        Raises:
+            UserError: there is no such task, or labels of the split are not there.
+        """
+        for name in tasks:
+            if name not in self.tasks:
+                raise UserError(self.lacks(name))
+        chosen = range(len(self.ids(split))) if indices is None else indices
+        return View(self, split, {prefix + name: name for name in tasks}, chosen)
+
+
+def check_size(where: str, label: Label, size: tuple[int, ...]) -> None:
+    """Refuses a label that is not as large as its image.
+
+    Raises:
+        UserError: it has another height or width.
+    """
+    if label.shape[:2] != size:
+        found, expected = ("×".join(map(str, shape)) for shape in (label.shape[:2], size))
+        raise UserError(f"{where}: found a label of {found} pixels (H×W), expected its image's {expected}")
 
 
 def replace_tasks(defaults: Mapping[str, Task], given: Mapping[str, Task] | None) -> dict[str, Task]:
@@ -56,28 +113,56 @@ def replace_tasks(defaults: Mapping[str, Task], given: Mapping[str, Task] | None
         ValueError: a name is not among the defaults, or its task is of another kind.
     """
     for name, task in (given or {}).items():
-        if name not in defaults or task.name != name:
-            known = ", ".join(defaults)
-            raise ValueError(f"tasks must give {name!r} a task of that name, not {task.name!r}; the names are {known}")
+        if name not in defaults or task.name != defaults[name].name:
+            known = ", ".join(f"{key} ({default.name})" for key, default in defaults.items())
+            raise ValueError(f"tasks can't give {name!r} a task of the kind {task.name!r}; there are {known}")
     return {**defaults, **(given or {})}
 
 
-class View(Dataset[Example]):
-    """Part of a split as a map-style torch data set.
+class View:
+    """Part of a split, as one client or the evaluation sees it.
 
-    An item is asked for by ``(position, seed)``: the seed alone decides its augmentation, so that results
-    do not depend on how many worker processes decode.
+    Attributes:
+        tasks: the tasks by their names in the view, which are the names of their heads.
+        names: the same names to those that the data set uses; they differ where a run has several data sets.
     """
 
-    def __init__(self, source: DataSource, split: Split, tasks: Sequence[str], indices: Sequence[int]) -> None:
-        self.source, self.split, self.indices = source, split, indices
-        self.tasks = {name: source.tasks[name] for name in tasks}
-        self.transform = source.train_transform if split == "train" else source.val_transform
+    def __init__(self, source: DataSource, split: Split, names: Mapping[str, str], indices: Sequence[int]) -> None:
+        self.source, self.split, self.names, self.indices = source, split, dict(names), indices
+        self.tasks = {head: source.tasks[name] for head, name in self.names.items()}
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
+        """The example at a position, augmented by a seed."""
         position, seed = key
-        sample = self.source.read(self.split, self.indices[position], list(self.tasks))
-        return self.transform(sample, self.tasks, np.random.default_rng(seed))
+        return example(self.source, self.split, self.indices[position], self.names, seed)
+
+    def sample(self, position: int) -> Sample:
+        """The image at a position as it is, and its labels by head."""
+        return _sample(self.source, self.split, self.indices[position], self.names)
+
+    def only(self, heads: Sequence[str]) -> "View":
+        """The same images for some of the heads."""
+        return View(self.source, self.split, {head: self.names[head] for head in heads}, self.indices)
+
+
+def example(source: DataSource, split: Split, index: int, names: Mapping[str, str], seed: int) -> Example:
+    """Reads and transforms one image; `seed` alone decides its augmentation.
+
+    Args:
+        source: the data set.
+        split: ``"train"`` or ``"val"``.
+        index: number of the image in the split.
+        names: heads to tasks of the data set.
+        seed: seed of the augmentation.
+    """
+    transform = source.train_transform if split == "train" else source.val_transform
+    tasks = {head: source.tasks[name] for head, name in names.items()}
+    return transform(_sample(source, split, index, names), tasks, np.random.default_rng(seed))
+
+
+def _sample(source: DataSource, split: Split, index: int, names: Mapping[str, str]) -> Sample:
+    read = source.read(split, index, list(names.values()))
+    return {"image": read["image"], **{head: read[name] for head, name in names.items()}}

@@ -1,6 +1,6 @@
 """Augmentation of training samples and preparation of validation samples."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any
 
@@ -33,7 +33,8 @@ class TrainTransform:
             smaller than this is cropped along the sides that reach over, and padded along the others.
         scale: range of the factor of enlargement, drawn uniformly; None keeps 1.
         max_class_share: a crop is drawn anew, up to 10 times in all, while one class fills more than this
-            share of its known pixels, or none is known. Looks at "semseg", else at "parts", else at nothing.
+            share of its known pixels, or none is known. Looks at the first task of the kind "semseg", else at
+            the first of "parts", else at nothing.
         flip: probability of mirroring left and right.
         photometric: whether to distort colours, see `distort_colours`.
 
@@ -71,21 +72,23 @@ class TrainTransform:
         else:
             window = Window(image, image.shape[:2])
         if self.crop is not None:
-            self._place(window, self.crop, labels, rng)
+            self._place(window, self.crop, _varied_by(labels, tasks), rng)
         image = window.bilinear(image)
         labels = {name: window.nearest(label) for name, label in labels.items()}
-        if rng.random() < self.flip:
-            image = image[:, ::-1]
-            labels = {name: tasks[name].flip(label) for name, label in labels.items()}
+        mirrored = rng.random() < self.flip
         if self.photometric:
             image = distort_colours(image, rng)
-        return _finish(image, labels, tasks, self.crop)
+        if mirrored:  # after the colours, which are each pixel's own and want whole rows
+            image = image[:, ::-1]
+            labels = {name: tasks[name].flip(label) for name, label in labels.items()}
+        targets = {
+            name: _pad(_target(tasks[name], label, sample[name]), self.crop, tasks[name].fill)
+            for name, label in labels.items()
+        }
+        return {"image": _pad(_normalise(image), self.crop, 0), **targets}
 
-    def _place(
-        self, window: "Window", crop: tuple[int, int], labels: dict[str, Label], rng: np.random.Generator
-    ) -> None:
+    def _place(self, window: "Window", crop: tuple[int, int], classes: Label | None, rng: np.random.Generator) -> None:
         """Narrows the window to a random crop, see `max_class_share`."""
-        classes = labels.get("semseg", labels.get("parts"))
         full = window.size
         window.size = min(crop[0], full[0]), min(crop[1], full[1])
         for _ in range(CROP_TRIES):
@@ -100,22 +103,52 @@ class TrainTransform:
 
 
 class ValTransform:
-    """ImageNet normalisation and a centred pad to at least `size`; nothing is random and nothing is cut.
+    """ImageNet normalisation and a centred pad of the image to at least `size`; nothing is random, nothing is cut.
+
+    Targets keep the image's own size, at which predictions are measured; ``"window"`` (top, left, height, width)
+    says which pixels of the padded image are the picture.
 
     Args:
         size: height and width in pixels; a larger image stays as large as it is. None does not pad.
+        longest: an image with a longer side than this is shrunk to it, with antialiasing. None shrinks nothing.
 
     Raises:
-        ValueError: `size` is not two positive numbers.
+        ValueError: an argument is not a positive number.
     """
 
-    def __init__(self, *, size: tuple[int, int] | None = None) -> None:
+    def __init__(self, *, size: tuple[int, int] | None = None, longest: int | None = None) -> None:
         _check_size("size", size)
-        self.size = size
+        if longest is not None and longest < 1:
+            raise ValueError(f"longest must be 1 pixel or more, not {longest}")
+        self.size, self.longest = size, longest
 
     def __call__(self, sample: Sample, tasks: Mapping[str, Task], rng: np.random.Generator) -> Example:
-        """Image (3, H, W) float32 and one target a task."""
-        return _finish(sample["image"], {name: sample[name] for name in tasks}, tasks, self.size)
+        """Image (3, h, w) float32, its ``"window"`` int64 (4,), and one target a task at the image's own size."""
+        image = sample["image"]
+        sides = image.shape[:2]
+        if self.longest is not None and max(sides) > self.longest:
+            height, width = (round(side * self.longest / max(sides)) for side in sides)
+            image = Window(image, (height, width)).bilinear(image)
+        height, width = image.shape[:2]
+        padded = _pad(_normalise(image), self.size, 0)
+        window = ((padded.shape[-2] - height) // 2, (padded.shape[-1] - width) // 2, height, width)
+        targets = {name: _target(task, sample[name], sample[name]) for name, task in tasks.items()}
+        return {"image": padded, "window": torch.tensor(window), **targets}
+
+
+def own_size(output: Tensor, window: Sequence[int], size: Sequence[int]) -> Tensor:
+    """A model's output without its padding and, if the image was shrunk, bilinearly at the image's own size.
+
+    Args:
+        output: (B, C, H, W) of padded images.
+        window: top, left, height and width of the pictures in them.
+        size: the pictures' own height and width.
+    """
+    top, left, height, width = window
+    output = output[..., top : top + height, left : left + width]
+    if (height, width) == tuple(size):
+        return output
+    return F.interpolate(output, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 class Window:
@@ -136,7 +169,11 @@ class Window:
         if self.scaled == self.source:
             (top, left), (height, width) = self.start, self.size
             return label[top : top + height, left : left + width]
-        return label.take(self._nearest_index(0), axis=0).take(self._nearest_index(1), axis=1)
+        rows, columns = self._nearest_index(0), self._nearest_index(1)
+        if self.scaled[0] < self.source[0]:
+            return label.take(rows, axis=0).take(columns, axis=1)
+        part = label[rows[0] : rows[-1] + 1]  # single pixels are slow to copy, so of as few rows as there are
+        return part.take(columns, axis=1).take(rows - rows[0], axis=0)
 
     def bilinear(self, image: Label) -> Label:
         """Bilinear interpolation of uint8 (H, W, 3), antialiased where it shrinks: (h, w, 3)."""
@@ -190,16 +227,20 @@ def _table(*channels: NDArray[np.floating[Any]]) -> list[int]:
     return table
 
 
-def _finish(
-    image: Label, labels: Mapping[str, Label], tasks: Mapping[str, Task], size: tuple[int, int] | None
-) -> Example:
-    """Normalised tensors, padded to `size`: the image with 0, its mean colour, and targets with "unknown"."""
-    pixels = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32, order="C"))
-    example = {"image": _pad(pixels.sub_(MEAN).div_(STD), size, 0)}
-    for name, label in labels.items():
-        # a copy, since the label may be a view of a source's cache
-        example[name] = _pad(tasks[name].to_target(label.copy()), size, tasks[name].fill)
-    return example
+def _varied_by(labels: Mapping[str, Label], tasks: Mapping[str, Task]) -> Label | None:
+    """The label that a crop should show several classes of."""
+    return next((labels[name] for kind in ("semseg", "parts") for name in labels if tasks[name].name == kind), None)
+
+
+def _normalise(image: Label) -> Tensor:
+    """ImageNet normalisation of an 8-bit image: (H, W, 3) to (3, H, W) float32."""
+    return torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32, order="C")).sub_(MEAN).div_(STD)
+
+
+def _target(task: Task, label: Label, stored: Label) -> Tensor:
+    """The target of a transformed label; never shares memory with the label that the source may keep."""
+    backwards = min(label.strides) < 0  # torch takes no such array
+    return task.to_target(label.copy() if backwards or np.may_share_memory(label, stored) else label)
 
 
 def _pad(values: Tensor, size: tuple[int, int] | None, fill: float) -> Tensor:

@@ -1,19 +1,21 @@
 """Runs clients one after the other in this process, on one resident model whose weights are swapped in place."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 
 import torch
 from lightning import Fabric
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from fedmtl.aggregation import PartUpdate, Update, UploadTransform
 from fedmtl.client import Client, ClientModule, ClientState, LocalTraining
 from fedmtl.data import View
-from fedmtl.data.loader import SeededBatches, StoredOrder, batches
+from fedmtl.data.loader import Loader, StoredOrder
+from fedmtl.data.source import Example
+from fedmtl.data.transforms import own_size
+from fedmtl.errors import UserError
 from fedmtl.seeding import derive_seed
 from fedmtl.tasks.base import Label
 from fedmtl.vector import FlatPart, PartState
@@ -65,10 +67,12 @@ class InProcess:
         eval_batch_size: int = 16,
     ) -> None:
         self.fabric, self.local, self.upload, self.shared = fabric, local, list(upload), shared
-        self.seed, self.rounds, self.workers, self.eval_batch_size = seed, rounds, workers, eval_batch_size
+        self.seed, self.rounds, self.eval_batch_size = seed, rounds, eval_batch_size
         self.module = module
         self.resident = fabric.setup_module(module)
-        self._pin = fabric.device.type == "cuda"
+        self._loader = Loader(workers=workers, pin=fabric.device.type == "cuda")
+        self._upcoming: list[tuple[str, int]] = []  # client and round of the batches that are being made
+        self._batches: Iterator[list[Example]] = iter(())
         self.parts = {name: FlatPart(part) for name, part in module.model.parts().items()}
 
     def state(self) -> State:
@@ -85,9 +89,15 @@ class InProcess:
         own = client.state.personal
         return {part: own[part].to(self.fabric.device) if part in own else state[part] for part in client.parts}
 
-    def steps(self, client: Client) -> int:
-        """Local steps of a client in a round."""
-        return self.local.epochs * len(self._order(client, round=1, epoch=0))
+    def prepare(self, clients: Sequence[Client], round: int) -> None:
+        """Has the batches of these clients made in this order, so that none waits for its first."""
+        self._upcoming = [(client.name, round) for client in clients]
+        self._batches = self._loader(
+            (client.images, keys)
+            for client in clients
+            for epoch in self.local.order(client, seed=self.seed, round=round)
+            for keys in epoch
+        )
 
     def train(self, client: Client, state: State, round: int, on_step: Callable[[], None]) -> TrainingResult:
         """Trains a client on its images, from the global state (and its own parts)."""
@@ -124,39 +134,59 @@ class InProcess:
         )
         return TrainingResult(update, kept, losses)
 
-    def _epochs(self, client: Client, round: int) -> Iterable[Iterable[dict[str, Tensor]]]:
-        """The batches of each local epoch, all from one loader: worker processes start once a round."""
-        epochs = [list(self._order(client, round, epoch)) for epoch in range(self.local.epochs)]
-        loader = iter(batches(client.images, list(chain(*epochs)), workers=self.workers, pin=self._pin))
-        for epoch in epochs:
-            yield islice(loader, len(epoch))
-
-    def _order(self, client: Client, round: int, epoch: int) -> SeededBatches:
-        keys = (client.name, round, epoch)
-        return SeededBatches(len(client.images), self.local.batch_size, seed=self.seed, keys=keys)
+    def _epochs(self, client: Client, round: int) -> list[Iterator[Example]]:
+        """The batches of each local epoch; made for this client alone if it is not the next of those prepared."""
+        if self._upcoming[:1] != [(client.name, round)]:
+            self.prepare([client], round)
+        del self._upcoming[0]
+        batches = (_whole(batch, client) for batch in self._batches)
+        return [islice(batches, len(epoch)) for epoch in self.local.order(client, seed=self.seed, round=round)]
 
     @torch.inference_mode()
-    def evaluate(self, weights: Mapping[str, PartState], view: View) -> dict[str, dict[str, float]]:
-        """Every metric of the view's tasks, by task, of the model with these weights."""
-        self._prepare(weights, view)
+    def evaluate(
+        self, weights: Mapping[str, PartState], view: View, *, exact: bool = True
+    ) -> dict[str, dict[str, float]]:
+        """Every metric of the view's tasks, by task, of the model with these weights, at the images' own sizes.
+
+        Args:
+            weights: parts of the model.
+            view: the images.
+            exact: whether tasks whose metric has a faster setting are to measure exactly.
+        """
+        self._ready(weights, view)
         device = self.fabric.device if self.fabric.device.type != "mps" else torch.device("cpu")  # MPS lacks float64
-        metrics = {name: task.metric().to(device) for name, task in view.tasks.items()}
-        order = StoredOrder(len(view), self.eval_batch_size)
-        for batch in batches(view, order, workers=self.workers, pin=self._pin):
-            outputs = self.resident(self.fabric.to_device(batch["image"]))
-            for name, metric in metrics.items():
-                metric.update(outputs[name].float().to(device), batch[name].to(device))
+        metrics = {name: task.metric(exact=exact).to(device) for name, task in view.tasks.items()}
+        for batch in self._loader((view, keys) for keys in StoredOrder(len(view), self.eval_batch_size)):
+            for piece in batch:
+                outputs = self._outputs(piece)
+                for name, metric in metrics.items():
+                    metric.update(outputs[name].to(device), piece[name].to(device))
         return {name: {k: float(v) for k, v in metric.compute().items()} for name, metric in metrics.items()}
 
     @torch.inference_mode()
     def predict(self, weights: Mapping[str, PartState], view: View, positions: Sequence[int]) -> dict[str, list[Label]]:
-        """Predicted label arrays of some images of a view, by task, at the size of the transformed image."""
-        self._prepare(weights, view)
-        images = default_collate([view[position, 0]["image"] for position in positions])
-        outputs = self.resident(self.fabric.to_device(images))
-        return {name: [task.predict(output.cpu()) for output in outputs[name]] for name, task in view.tasks.items()}
+        """Predicted label arrays of some images of a view, by task, at the images' own sizes."""
+        self._ready(weights, view)
+        predictions: dict[str, list[Label]] = {name: [] for name in view.tasks}
+        for batch in self._loader((view, [(position, 0)]) for position in positions):
+            for name, output in self._outputs(batch[0]).items():
+                predictions[name].append(view.tasks[name].predict(output[0].cpu()))
+        return predictions
 
-    def _prepare(self, weights: Mapping[str, PartState], view: View) -> None:
+    def _outputs(self, piece: Example) -> dict[str, Tensor]:
+        """Outputs of the active tasks in fp32, each at the size of its target."""
+        window = piece["window"][0].tolist()
+        outputs: dict[str, Tensor] = self.resident(self.fabric.to_device(piece["image"]))
+        return {name: own_size(output.float(), window, piece[name].shape[-2:]) for name, output in outputs.items()}
+
+    def _ready(self, weights: Mapping[str, PartState], view: View) -> None:
         self.load(weights)
         self.module.active = tuple(view.tasks)
         self.module.eval()
+
+
+def _whole(batch: list[Example], client: Client) -> Example:
+    """The one piece of a training batch."""
+    if len(batch) > 1:
+        raise UserError(f"data: {client.name} has images of different sizes, which can't be stacked; set crop")
+    return batch[0]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as tv
 
 from fedmtl.data.source import Example, Sample
-from fedmtl.data.transforms import MEAN, STD, TrainTransform, ValTransform, Window, distort_colours
+from fedmtl.data.transforms import MEAN, STD, TrainTransform, ValTransform, Window, distort_colours, own_size
 from fedmtl.tasks import Depth, Edge, Normals, Parts, Saliency, SemSeg, Task
 
 TASKS: dict[str, Task] = {
@@ -135,15 +135,16 @@ def test_depth_is_divided_by_the_factor_and_flip_negates_x():
 
 
 @pytest.mark.filterwarnings("error")
-def test_sample_is_left_as_it_was():
+@pytest.mark.parametrize("size", [(20, 30), (9, 1)])
+def test_sample_is_left_as_it_was(size):
     """It may be part of a read-only cache."""
-    sample = random_sample(20, 30)
+    sample = random_sample(*size)
     before = {name: value.copy() for name, value in sample.items()}
     for value in sample.values():
         value.flags.writeable = False
     for seed in range(5):
         apply(TrainTransform(crop=(16, 16)), sample, seed=seed)
-    for value in apply(plain(), sample).values():
+    for value in (*apply(plain(), sample).values(), *apply(plain(flip=1.0), sample).values()):
         value.zero_()
     assert all(np.array_equal(sample[name], before[name]) for name in sample)
 
@@ -182,21 +183,18 @@ def largest_share(classes: torch.Tensor) -> float:
     return float(counts.max() / counts.sum().clamp(min=1))
 
 
-@pytest.mark.parametrize("name", ["semseg", "parts"])
-def test_crop_avoids_one_class_filling_it(name):
-    sample = random_sample(64, 64)
-    sample[name] = np.zeros((64, 64), np.uint8)
-    sample[name][:, 32:] = np.arange(64)[:, None] % 3
-    sample[name][:8] = 255
-    shares = [
-        largest_share(apply(plain(crop=(16, 16)), sample, {name: TASKS[name]}, seed)[name]) for seed in range(200)
-    ]
-    assert max(shares) <= 0.75
-    free = [
-        largest_share(apply(plain(crop=(16, 16), max_class_share=1), sample, {name: TASKS[name]}, seed)[name])
-        for seed in range(200)
-    ]
-    assert np.mean(np.array(free) > 0.75) > 0.2
+@pytest.mark.parametrize(("kind", "head"), [("semseg", "semseg"), ("parts", "parts"), ("semseg", "nyud_semseg")])
+def test_crop_avoids_one_class_filling_it(kind, head):
+    sample = {**random_sample(64, 64), head: np.zeros((64, 64), np.uint8)}
+    sample[head][:, 32:] = np.arange(64)[:, None] % 3
+    sample[head][:8] = 255
+
+    def shares(limit: float) -> list[float]:
+        transform = plain(crop=(16, 16), max_class_share=limit)
+        return [largest_share(apply(transform, sample, {head: TASKS[kind]}, seed)[head]) for seed in range(200)]
+
+    assert max(shares(0.75)) <= 0.75
+    assert np.mean(np.array(shares(1)) > 0.75) > 0.2
 
 
 def test_crop_share_is_of_known_pixels():
@@ -286,47 +284,92 @@ def test_saturation_range():
 # --- padding -------------------------------------------------------------------------------------------------
 
 
-def test_pad_is_centred_and_filled():
+def prepare(transform: ValTransform, sample: Sample) -> Example:
+    return transform(sample, TASKS, np.random.default_rng(0))
+
+
+def test_validation_pads_the_image_alone():
     sample = random_sample(5, 8)
-    example = ValTransform(size=(8, 11))(sample, TASKS, np.random.default_rng(0))
-    inner = ValTransform()(sample, TASKS, np.random.default_rng(0))
+    example, bare = prepare(ValTransform(size=(8, 11)), sample), prepare(ValTransform(), sample)
+    assert example["image"].shape == (3, 8, 11)
+    assert example["window"].tolist() == [1, 1, 5, 8]
+    assert torch.equal(example["image"][:, 1:6, 1:9], bare.pop("image"))
+    outside = example.pop("image")
+    outside[:, 1:6, 1:9] = 0
+    assert (outside == 0).all()
+    assert bare.pop("window").tolist() == [0, 0, 5, 8]
+    del example["window"]
+    assert_same(example, bare)
+    assert_same(example, {name: task.to_target(sample[name]) for name, task in TASKS.items()})
+
+
+def test_validation_never_cuts():
+    example = prepare(ValTransform(size=(8, 8)), random_sample(12, 6))
+    assert example["image"].shape == (3, 12, 8)
+    assert example["window"].tolist() == [0, 1, 12, 6]
+    assert example["semseg"].shape == (12, 6)
+
+
+@pytest.mark.parametrize("size", [None, (64, 64)])
+@pytest.mark.parametrize("shape", [(40, 60), (60, 40), (30, 30), (7, 200)])
+def test_large_images_are_shrunk_and_their_labels_kept(shape, size):
+    sample = random_sample(*shape)
+    example = prepare(ValTransform(size=size, longest=30), sample)
+    expected = tuple(max(1, round(side * 30 / max(shape))) for side in shape)
+    top, left, height, width = example["window"].tolist()
+    assert (height, width) == expected
+    assert max(expected) == 30
+    assert example["image"].shape[1:] == (size or expected)
+    small = Image.fromarray(sample["image"]).resize(expected[::-1], Image.Resampling.BILINEAR)
+    inner = pixels(example)[:, top : top + height, left : left + width]
+    torch.testing.assert_close(inner, tv.pil_to_tensor(small).float(), rtol=0, atol=1e-3)
+    for name, task in TASKS.items():
+        torch.testing.assert_close(example[name], task.to_target(sample[name]), rtol=0, atol=0)
+
+
+def test_small_images_are_not_enlarged():
+    sample = random_sample(20, 30)
+    assert_same(prepare(ValTransform(longest=30), sample), prepare(ValTransform(), sample))
+
+
+@pytest.mark.parametrize("size", [None, (48, 80)])
+def test_own_size_takes_the_padding_off(size):
+    sample = random_sample(37, 53)
+    example = prepare(ValTransform(size=size), sample)
+    found = own_size(example["image"][None], example["window"].tolist(), (37, 53))
+    assert torch.equal(found[0], prepare(ValTransform(), sample)["image"])
+
+
+@pytest.mark.parametrize("shape", [(80, 120), (121, 77)])
+def test_own_size_puts_everything_back_in_its_place(shape):
+    """A ramp survives both shrinking and enlarging unchanged, but for its ends."""
+    rows, columns = np.meshgrid(*map(np.arange, shape), indexing="ij")
+    sample = {**random_sample(*shape), "image": np.stack([columns * 2, rows * 2, rows * 0], axis=-1).astype(np.uint8)}
+    example = prepare(ValTransform(size=(64, 64), longest=48), sample)
+    found = own_size(pixels(example)[None], example["window"].tolist(), shape)[0]
+    assert found.shape == (3, *shape)
+    for axis, ramp in enumerate((columns, rows)):
+        difference = (found[axis] / 2 - torch.from_numpy(ramp))[4:-4, 4:-4]
+        assert difference.abs().max() < 0.3  # of a pixel, by rounding to 8 bits
+        assert abs(difference.mean()) < 0.03
+
+
+def test_train_pads_what_is_too_small():
+    sample = random_sample(10, 40)
+    example = apply(plain(crop=(17, 20)), sample)
+    assert {value.shape[-2:] for value in example.values()} == {(17, 20)}
     for name, value in example.items():
-        assert value.shape[-2:] == (8, 11)
-        assert torch.equal(value[..., 1:6, 1:9], inner[name])
-        outside = value.clone()
-        outside[..., 1:6, 1:9] = fill = 0 if name == "image" else TASKS[name].fill
-        assert (outside == fill).all()
+        outside = torch.cat([value[..., :3, :], value[..., 13:, :]], dim=-2)
+        assert (outside == (0 if name == "image" else TASKS[name].fill)).all()
+    assert (example["semseg"][3:13] != 255).all()
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_padding_never_counts(name):
     sample, task = random_sample(9, 14), TASKS[name]
-    rng = np.random.default_rng(0)
-    bare = ValTransform()(sample, {name: task}, rng)[name][None]
-    padded = ValTransform(size=(16, 20))(sample, {name: task}, rng)[name][None]
+    bare, padded = (apply(plain(crop=crop), sample, {name: task})[name][None] for crop in (None, (16, 20)))
     output = torch.randn(1, task.channels, 16, 20, generator=torch.Generator().manual_seed(0))
-    inner = output[..., 3:12, 3:17]
-    torch.testing.assert_close(task.loss(output, padded), task.loss(inner, bare))
-    with_pad, without = task.metric(), task.metric()
-    with_pad.update(output, padded)
-    without.update(inner, bare)
-    padded, plain = with_pad.compute(), without.compute()
-    assert {k: float(v) for k, v in padded.items()} == pytest.approx({k: float(v) for k, v in plain.items()})
-
-
-def test_validation_never_cuts():
-    sample = random_sample(12, 6)
-    example = ValTransform(size=(8, 8))(sample, TASKS, np.random.default_rng(0))
-    assert {value.shape[-2:] for value in example.values()} == {(12, 8)}
-
-
-def test_train_pads_what_is_too_small():
-    sample = random_sample(10, 40)
-    example = apply(plain(crop=(16, 20)), sample)
-    assert {value.shape[-2:] for value in example.values()} == {(16, 20)}
-    assert (example["semseg"][:3] == 255).all()
-    assert (example["semseg"][3:13] != 255).all()
-    assert (example["semseg"][13:] == 255).all()
+    torch.testing.assert_close(task.loss(output, padded), task.loss(output[..., 3:12, 3:17], bare))
 
 
 @pytest.mark.parametrize(
@@ -350,46 +393,7 @@ def test_wrong_arguments_are_named(argument, value):
         TrainTransform(**{argument: value})
 
 
-def test_wrong_size_is_named():
-    with pytest.raises(ValueError, match=r"^size must be"):
-        ValTransform(size=(-1, 4))
-
-
-# --- physical truth: a tilted plane seen by a known camera ---------------------------------------------------
-
-
-def tilted_plane(focal: float, centre: tuple[float, float], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Depth (H, W) in metres and unit normals (H, W, 3) of the plane n·X = -2 before the camera."""
-    normal = np.array([0.36, -0.48, -0.8])
-    v, u = np.meshgrid(*map(np.arange, shape), indexing="ij")
-    rays = np.stack([(u - centre[0]) / focal, (v - centre[1]) / focal, np.ones(shape)], axis=-1)
-    return -2 / (rays @ normal), np.broadcast_to(normal, (*shape, 3))
-
-
-def normals_of(depth: np.ndarray, focal: float, centre: tuple[float, float]) -> np.ndarray:
-    """Unit normals (H-1, W-1, 3) from differences of back-projected points."""
-    v, u = np.meshgrid(*map(np.arange, depth.shape), indexing="ij")
-    points = np.stack([(u - centre[0]) / focal, (v - centre[1]) / focal, np.ones(depth.shape)], axis=-1)
-    points *= depth[..., None]
-    cross = np.cross(points[1:, :-1] - points[:-1, :-1], points[:-1, 1:] - points[:-1, :-1])
-    return cross / np.linalg.norm(cross, axis=-1, keepdims=True)
-
-
-@pytest.mark.parametrize("flip", [0.0, 1.0])
-@pytest.mark.parametrize("factor", [1, 3])
-def test_depth_and_normals_stay_one_geometry(flip, factor):
-    """Normals recomputed from the transformed depth, by the camera as it is then, are the transformed normals."""
-    focal, (x, y), (height, width) = 60.0, (17.3, 12.1), (24, 32)
-    depth, normals = tilted_plane(focal, (x, y), (height, width))
-    sample: Sample = {"image": np.zeros((height, width, 3), np.uint8), "depth": depth, "normals": normals}
-    tasks: dict[str, Task] = {"depth": Depth(), "normals": Normals()}
-    transform = plain(scale=(float(factor), float(factor)), flip=flip)
-    example = apply(transform, sample, tasks)
-    # every third pixel from the second lies exactly on the centre of an original one
-    middle = slice(factor // 2, None, factor)
-    new_depth = example["depth"][0, middle, middle].double().numpy()
-    new_normals = example["normals"][:, middle, middle].permute(1, 2, 0).double().numpy()
-    centre = (width - 1 - x if flip else x, y)
-    np.testing.assert_allclose(new_depth * factor, depth[:, ::-1] if flip else depth, rtol=1e-6)
-    np.testing.assert_allclose(normals_of(new_depth, focal, centre), new_normals[:-1, :-1], atol=2e-4)
-    assert new_normals[0, 0, 0] == pytest.approx(-0.36 if flip else 0.36)
+def test_wrong_sizes_of_validation_are_named():
+    for argument, value in (("size", (-1, 4)), ("longest", 0)):
+        with pytest.raises(ValueError, match=f"^{argument} must be"):
+            ValTransform(**{argument: value})

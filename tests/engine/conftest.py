@@ -28,8 +28,9 @@ class Federation:
         server = server or Server()
         server.start(self.engine.state())
         options = {"unified": True, "rounds": 3, "seed": 0, "pictures": 0, **options}
-        validation = self.source.view("val", list(self.source.tasks))
-        return Orchestrator(engine=self.engine, server=server, clients=self.clients, validation=validation, **options)
+        if "validation" not in options:
+            options["validation"] = {"tiny": self.source.view("val", list(self.source.tasks))}
+        return Orchestrator(engine=self.engine, server=server, clients=self.clients, **options)
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def federate(make_module: Any, tiny_source: Any, one_thread: None) -> Callable[.
     ) -> Federation:
         source = source or tiny_source(train=size * len(tasks))
         clients = [
-            Client(f"client-{i}", tuple(own), source.view("train", own, range(i * size, (i + 1) * size)))
+            Client(f"client-{i}", tuple(own), source.view("train", own, range(i * size, (i + 1) * size)), "tiny")
             for i, own in enumerate(tasks)
         ]
         module = make_module(backbone=backbone, norm=norm, drop_path=drop_path, tasks=source.tasks)

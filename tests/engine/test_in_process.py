@@ -2,17 +2,22 @@
 
 import gc
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
 from fedmtl.aggregation import DEA, PartUpdate
+from fedmtl.client import ClientGroup
+from fedmtl.data import ValTransform
+from fedmtl.federation import make_clients, validation_views
 from fedmtl.tracking.display import Display
 
 DEPTH, SEMSEG, BOTH = ["depth"], ["semseg"], ["depth", "semseg"]
@@ -201,6 +206,81 @@ def test_evaluation_is_over_the_whole_set_whatever_the_batch_size(federate: Any)
     }
     assert all(metrics == expected for metrics in found)
     assert engine.evaluate(state, federation.source.view("val", DEPTH)) == {"depth": expected["depth"]}
+
+
+@pytest.mark.parametrize("longest", [None, 20])
+def test_images_of_several_sizes_are_measured_at_their_own(
+    longest: int | None, federate: Any, tiny_source: Any
+) -> None:
+    source = tiny_source(val=4)
+    for sample, size in zip(source.samples["val"], [(24, 32), (24, 32), (40, 16), (9, 50)], strict=True):
+        image = np.resize(sample["image"], (*size, 3))
+        sample |= {
+            "image": image,
+            "depth": np.resize(sample["depth"], size),
+            "semseg": np.resize(sample["semseg"], size),
+        }
+    source.val_transform = ValTransform(size=(28, 36), longest=longest)
+    federation = federate(DEPTH, source=source)
+    engine, view = federation.engine, source.view("val", DEPTH)
+    state = engine.state()
+    found = []
+    for size in (1, 3, 4):
+        engine.eval_batch_size = size
+        found.append(engine.evaluate(state, view)["depth"]["RMSE"])
+    squares, predictions = [], engine.predict(state, view, range(4))["depth"]
+    for i, sample in enumerate(source.samples["val"]):
+        height, width = sample["depth"].shape
+        picture = sample["image"]
+        if longest:
+            factor = longest / max(height, width)
+            small = Image.fromarray(picture).resize((round(width * factor), round(height * factor)), Image.BILINEAR)
+            picture = np.asarray(small)
+        h, w = picture.shape[:2]
+        padded = torch.zeros(1, 3, max(h, 28), max(w, 36))
+        top, left = (padded.shape[2] - h) // 2, (padded.shape[3] - w) // 2
+        mean, std = np.array([0.485, 0.456, 0.406]) * 255, np.array([0.229, 0.224, 0.225]) * 255
+        normal = (picture - mean) / std
+        padded[0, :, top : top + h, left : left + w] = torch.from_numpy(normal.transpose(2, 0, 1))
+        with torch.no_grad():
+            output = engine.module.model.eval()(padded)["depth"][:, :, top : top + h, left : left + w]
+        output = torch.nn.functional.interpolate(output, size=(height, width), mode="bilinear")[0, 0].double().numpy()
+        np.testing.assert_allclose(predictions[i], output, rtol=1e-4, atol=1e-5)
+        squares.append(np.square(output - sample["depth"])[sample["depth"] > 0])
+    expected = pytest.approx(np.sqrt(np.concatenate(squares).mean()), rel=1e-5)
+    assert found == [expected] * 3
+
+
+def test_clients_prepared_together_train_as_alone(federate: Any) -> None:
+    def updates(prepared: Sequence[int], trained: Sequence[int], workers: int = 0) -> list[Any]:
+        federation = federate(DEPTH, SEMSEG, BOTH, workers=workers)
+        state = federation.engine.state()
+        federation.engine.prepare([federation.clients[i] for i in prepared], 1)
+        return [train(federation, i, state).update.parts for i in trained]
+
+    alone = updates([], [0, 1, 2])
+    assert same(updates([0, 1, 2], [0, 1, 2]), alone)
+    assert same(updates([0, 1, 2], [0, 1, 2], workers=2), alone)
+    assert same(updates([0, 1], [0, 2, 1]), [alone[0], alone[2], alone[1]])
+
+
+def test_several_data_sets_are_measured_each_on_its_own_images(federate: Any, tiny_source: Any) -> None:
+    near, far = tiny_source(train=4), tiny_source(train=4, val=3, seed=1)
+    tasks = {f"{key}_{name}": task for key, s in (("near", near), ("far", far)) for name, task in s.tasks.items()}
+    groups = [ClientGroup(["depth"], data="near"), ClientGroup(["depth", "semseg"], data="far")]
+    clients = make_clients(groups, {"near": near, "far": far})
+    federation = federate(DEPTH, source=SimpleNamespace(tasks=tasks, view=near.view))
+    views = validation_views(clients, {"near": near, "far": far})
+    federation.clients = clients
+    for unified in (True, False):
+        orchestrator = federation.orchestrator(validation=views, unified=unified)
+        orchestrator.train(1, DISPLAY)
+        metrics = orchestrator.evaluate()
+        assert list(metrics) == ["near_depth", "far_depth", "far_semseg"]
+        assert orchestrator.measured_on == {"near": 5, "far": 3}
+        state = orchestrator.server.state
+        alone = federation.engine.evaluate(state, far.view("val", ["depth"], prefix="far_"))
+        assert metrics["far_depth"] == alone["far_depth"]
 
 
 def test_dea_keeps_batchnorm_usable_over_rounds(federate: Any) -> None:
