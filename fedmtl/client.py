@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fedmtl.algorithms import FedAvg, LocalAlgorithm
-from fedmtl.data import View
+from fedmtl.data import Partition, View
+from fedmtl.data.loader import SeededBatches
 from fedmtl.models import UnifiedModel
 from fedmtl.tasks import Task
 from fedmtl.vector import PartState
@@ -28,13 +29,19 @@ class ClientGroup:
 
     Args:
         tasks: the tasks that each of them learns.
+        data: name of their data set, where the experiment has several.
         count: how many clients.
         name: their name in tables and metrics (default: the tasks, joined by "+").
+        partition: how their images are shared out among them (default: as among all others of the data set).
+        epochs: their local epochs a round (default: those of `local`).
     """
 
     tasks: list[str]
+    data: str | None = None
     count: int = 1
     name: str | None = None
+    partition: Partition | None = None
+    epochs: int | None = None
 
 
 @dataclass
@@ -56,14 +63,18 @@ class Client:
 
     Attributes:
         name: unique name.
-        tasks: names of the tasks it learns.
+        tasks: names of the tasks it learns, which are the names of their heads.
         images: its shard of the training images, with labels for its tasks.
+        data: name of its data set in the experiment.
+        epochs: local epochs a round, None for what all do.
         state: what it keeps between rounds.
     """
 
     name: str
     tasks: tuple[str, ...]
     images: View
+    data: str
+    epochs: int | None = None
     state: ClientState = field(default_factory=ClientState)
 
     @property
@@ -137,11 +148,26 @@ class LocalTraining:
         self.keep_optimizer = keep_optimizer
         self.algorithm = algorithm or FedAvg()
 
+    def epochs_of(self, client: Client) -> int:
+        """Local epochs of a client in a round."""
+        return client.epochs or self.epochs
+
+    def order(self, client: Client, *, seed: int, round: int) -> list[SeededBatches]:
+        """What a client's batches are in each local epoch of a round."""
+        return [
+            SeededBatches(len(client.images), self.batch_size, seed=seed, keys=(client.name, round, epoch))
+            for epoch in range(self.epochs_of(client))
+        ]
+
+    def steps(self, client: Client) -> int:
+        """Local steps of a client in a round."""
+        return sum(map(len, self.order(client, seed=0, round=1)))
+
     def fit(
         self,
         fabric: Fabric,
         module: _FabricModule,
-        epochs: Iterable[Iterable[Mapping[str, Tensor]]],
+        epochs: Sequence[Iterable[Mapping[str, Tensor]]],
         *,
         anchors: Sequence[Tensor],
         round: int,
@@ -168,12 +194,12 @@ class LocalTraining:
         optimizer = self.optimizer(parameters)
         if optimizer_state is not None:
             optimizer.load_state_dict(deepcopy(optimizer_state))  # it would train on the kept tensors themselves
-        schedule = self.schedule(optimizer, rounds * self.epochs) if self.schedule else None
+        schedule = self.schedule(optimizer, rounds * len(epochs)) if self.schedule else None
         wrapped = cast(_FabricOptimizer, fabric.setup_optimizers(optimizer))
         module.train()
         totals: dict[str, Tensor] = {}
         steps = 0
-        for epoch, batches in enumerate(epochs, start=(round - 1) * self.epochs):
+        for epoch, batches in enumerate(epochs, start=(round - 1) * len(epochs)):
             if schedule is not None:
                 schedule.step(epoch)
             for batch in batches:

@@ -1,7 +1,6 @@
 """An experiment: every key of a configuration file, checked and built into an orchestrator."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -9,13 +8,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fedmtl.aggregation import UploadTransform
-from fedmtl.client import Client, ClientGroup, ClientModule, LocalTraining
-from fedmtl.data import IID, DataSource, Partition
+from fedmtl.client import ClientGroup, ClientModule, LocalTraining
+from fedmtl.data import DataSource, Partition, View
 from fedmtl.engine import FabricConfig, InProcess
 from fedmtl.errors import UserError
+from fedmtl.federation import make_clients, validation_views
 from fedmtl.models import UnifiedModel
 from fedmtl.orchestrator import Orchestrator
-from fedmtl.seeding import derive_seed, numpy_stream
+from fedmtl.seeding import derive_seed
 from fedmtl.server import Server
 from fedmtl.tracking import Tracker
 
@@ -30,9 +30,9 @@ class Experiment:
         out: folder of all runs.
         seed: decides everything random in the run: weights, shards, order, augmentation, sampling.
         rounds: rounds of the federation.
-        data: the data set.
-        clients: groups of clients, each with its tasks.
-        partition: how the training images are shared out among the clients.
+        data: the data set; or several by name, and then heads are named ``<data set>_<task>``.
+        clients: groups of clients, each with its tasks, and its data set if there are several.
+        partition: how the training images of a data set are shared out among its clients.
         model: the unified model.
         local: how a client trains.
         upload: transforms of a client's update before it is sent, in order.
@@ -57,7 +57,7 @@ class Experiment:
         self,
         *,
         name: str,
-        data: DataSource,
+        data: DataSource | dict[str, DataSource],
         clients: list[ClientGroup],
         model: ModelFactory,
         local: LocalTraining,
@@ -91,10 +91,11 @@ class Experiment:
         if pictures < 0:
             raise ValueError(f"pictures must be at least 0, not {pictures}")
         self.name, self.out, self.rounds, self.tracker = name, out, rounds, tracker
+        self.local = local
 
-        members = make_clients(clients, data, partition or IID(), seed)
-        tasks = [task for task in data.tasks if any(task in client.tasks for client in members)]
-        validation = data.view("val", tasks)
+        members = make_clients(clients, data, partition, seed=seed)
+        validation = validation_views(members, data)
+        tasks = {name: task for view in validation.values() for name, task in view.tasks.items()}
 
         server = server or Server()
         check_optimizer("local.optimizer", local.optimizer)
@@ -104,7 +105,7 @@ class Experiment:
         settings = fabric or FabricConfig()
         device = settings.build()
         torch.manual_seed(derive_seed(seed, "weights"))
-        module = ClientModule(model({task: data.tasks[task].channels for task in tasks}), validation.tasks)
+        module = ClientModule(model({name: task.channels for name, task in tasks.items()}), tasks)
         shared = {"model": lambda part: True, "encoder": lambda part: part == "encoder", "none": lambda part: False}
         self.engine = InProcess(
             fabric=device,
@@ -117,7 +118,8 @@ class Experiment:
             workers=settings.workers,
             eval_batch_size=eval_batch_size,
         )
-        self._check_image_size(members[0])
+        for view in {id(client.images.source): client.images for client in members}.values():
+            self._check_image_size(view)
         server.start(self.engine.state())
         self.orchestrator = Orchestrator(
             engine=self.engine,
@@ -138,9 +140,9 @@ class Experiment:
         if server.min_clients > sampled:
             raise ValueError(f"server.min_clients is {server.min_clients}, but only {sampled} clients train in a round")
 
-    def _check_image_size(self, client: Client) -> None:
+    def _check_image_size(self, images: View) -> None:
         """Tries the model on a training image: some backbones take only certain sizes."""
-        image = client.images[0, 0]["image"]
+        image = images[0, 0]["image"]
         try:
             with torch.inference_mode():
                 self.engine.module.eval()(image[None].to(self.engine.fabric.device))
@@ -157,45 +159,3 @@ def check_optimizer(key: str, make: Callable[[Iterable[Tensor]], Optimizer]) -> 
         make([parameter]).step()
     except Exception as error:
         raise UserError(f"{key}: {error}") from error
-
-
-def make_clients(groups: Sequence[ClientGroup], data: DataSource, partition: Partition, seed: int) -> list[Client]:
-    """The clients of all groups, each with its shard of the train split.
-
-    Raises:
-        UserError: no clients, a group without tasks, a task that the data set lacks, or too few images.
-    """
-    if not groups:
-        raise UserError("clients: the list is empty; give at least one group, e.g. [{tasks: [depth]}]")
-    names: list[str] = []
-    tasks: list[tuple[str, ...]] = []
-    for i, group in enumerate(groups):
-        if not group.tasks or group.count < 1:
-            raise UserError(f"clients[{i}]: needs at least one task and a count of at least 1")
-        unknown = [task for task in group.tasks if task not in data.tasks]
-        if unknown:
-            raise UserError(f"clients[{i}].tasks: {data.name} has no {unknown[0]!r}; it has {', '.join(data.tasks)}")
-        if len(set(group.tasks)) < len(group.tasks):
-            raise UserError(f"clients[{i}].tasks: {group.tasks} names a task twice")
-        names += [group.name or "+".join(group.tasks)] * group.count
-        tasks += [tuple(group.tasks)] * group.count
-    names = _numbered(names)
-    if len(set(names)) < len(names) or any("/" in name for name in names):
-        raise UserError(f"clients: names must differ and hold no '/', not {', '.join(names)}")
-    size = len(data.ids("train"))
-    if size < len(names):
-        raise UserError(f"clients: {len(names)} clients can't share {size} training images; each needs at least one")
-    shards = partition.split(size, len(names), numpy_stream(seed, "partition"))
-    return [
-        Client(name, own, data.view("train", own, shard)) for name, own, shard in zip(names, tasks, shards, strict=True)
-    ]
-
-
-def _numbered(names: list[str]) -> list[str]:
-    """Names that occur more than once get -1, -2, …"""
-    total, seen = Counter(names), Counter[str]()
-    result = []
-    for name in names:
-        seen[name] += 1
-        result.append(name if total[name] == 1 else f"{name}-{seen[name]}")
-    return result

@@ -1,7 +1,7 @@
 """The round: sample clients, train them, merge their updates, evaluate, log, checkpoint."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from time import perf_counter
 from typing import Any
@@ -16,6 +16,7 @@ from fedmtl.engine import InProcess
 from fedmtl.seeding import numpy_stream
 from fedmtl.server import Server
 from fedmtl.tracking import RunDirectory, Tracker
+from fedmtl.tracking.base import Picture
 from fedmtl.tracking.display import Display
 from fedmtl.tracking.figures import save_sheet, strips
 from fedmtl.vector import PartState
@@ -30,7 +31,7 @@ class Orchestrator:
         engine: where clients run.
         server: the server; it has been started.
         clients: all clients.
-        validation: the whole val split with the labels of all tasks.
+        validation: the whole val split of each data set, by its name, with the labels of all tasks.
         unified: whether all parts are shared, so that there is one model to evaluate; else each client's own
             model is evaluated on its tasks, and a task's numbers are the mean over the clients that have it.
         rounds: rounds of the run.
@@ -50,7 +51,7 @@ class Orchestrator:
         engine: InProcess,
         server: Server,
         clients: Sequence[Client],
-        validation: View,
+        validation: Mapping[str, View],
         unified: bool,
         rounds: int,
         seed: int,
@@ -59,13 +60,13 @@ class Orchestrator:
         checkpoint_every: int = 1,
         pictures: int = 4,
     ) -> None:
-        self.engine, self.server, self.clients, self.validation = engine, server, list(clients), validation
+        self.engine, self.server, self.clients, self.validation = engine, server, list(clients), dict(validation)
         self.unified, self.rounds, self.seed, self.participation = unified, rounds, seed, participation
         self.eval_every, self.checkpoint_every = eval_every, checkpoint_every
-        self.pictures = min(pictures, len(validation))
+        self.pictures = pictures
         self.baseline: Mapping[str, Any] | None = None
-        self.primary = primary_metrics(validation.tasks)
-        self.measured_on = {"data": validation.source.name, "images": len(validation)}
+        self.primary = primary_metrics({head: t for view in validation.values() for head, t in view.tasks.items()})
+        self.measured_on = {name: len(view) for name, view in validation.items()}
         self.round = 0  # rounds done
         self.first: dict[str, float] = {}  # each task's first primary metric that can be compared with
         self.best: dict[str, Any] | None = None
@@ -85,7 +86,7 @@ class Orchestrator:
             final = round == self.rounds
             if final or round % self.eval_every == 0:
                 started = perf_counter()
-                metrics = self.evaluate()
+                metrics = self.evaluate(exact=final)
                 improved = self.note(round, metrics)
                 row |= flat(self.last)
                 row["time/evaluate"] = perf_counter() - started
@@ -107,6 +108,7 @@ class Orchestrator:
         row: dict[str, Any] = {}
         sent = 0
         chosen = self.sample(round)
+        self.engine.prepare(chosen, round)
         for client in chosen:
             display.start_client(client.name)
             result = self.engine.train(client, self.server.state, round, display.step)
@@ -134,14 +136,11 @@ class Orchestrator:
         chosen = numpy_stream(self.seed, "participation", round).permutation(len(self.clients))[:count]
         return [self.clients[i] for i in sorted(chosen)]
 
-    def evaluate(self) -> TaskMetrics:
-        """Every metric of every task on the whole validation split."""
-        if self.unified:
-            return self.engine.evaluate(self.server.state, self.validation)
-        found: dict[str, list[dict[str, float]]] = {name: [] for name in self.validation.tasks}
-        for client in self.clients:
-            view = self._view(client.tasks)
-            for name, values in self.engine.evaluate(self._weights(client), view).items():
+    def evaluate(self, *, exact: bool = True) -> TaskMetrics:
+        """Every metric of every task on the whole validation splits; `exact` as in `Task.metric`."""
+        found: dict[str, list[dict[str, float]]] = {name: [] for name in self.primary}
+        for weights, view in self._models():
+            for name, values in self.engine.evaluate(weights, view, exact=exact).items():
                 found[name].append(values)
         return {
             name: {metric: sum(v[metric] for v in several) / len(several) for metric in several[0]}
@@ -224,25 +223,30 @@ class Orchestrator:
         return improved
 
     def _draw(self, round: int, directory: RunDirectory, tracker: Tracker | None) -> None:
-        positions = range(self.pictures)
-        if self.unified:
-            predictions = self.engine.predict(self.server.state, self.validation, positions)
-        else:
-            predictions = {}
-            for client in self.clients:  # of several clients with one task, the first is drawn
-                new = [task for task in client.tasks if task not in predictions]
-                if new:
-                    predictions |= self.engine.predict(self._weights(client), self._view(new), positions)
-        drawn = strips(self.validation, positions, predictions)
-        save_sheet(directory.figures / f"round_{round:06d}.png", drawn)
+        drawn: dict[str, Sequence[Picture]] = {}
+        for name, whole in self.validation.items():
+            positions = range(min(self.pictures, len(whole)))
+            sheet: dict[str, Sequence[Picture]] = {}
+            for weights, view in self._models():
+                new = [head for head in view.tasks if head in whole.tasks and head not in sheet]
+                if new:  # of several clients with one task, the first is drawn
+                    part = view.only(new)
+                    sheet |= strips(part, positions, self.engine.predict(weights, part, positions))
+            suffix = f"_{name}" if len(self.validation) > 1 else ""
+            save_sheet(directory.figures / f"round_{round:06d}{suffix}.png", sheet)
+            drawn |= sheet
         if tracker is not None:
             tracker.pictures(round, drawn)
 
-    def _view(self, tasks: Sequence[str]) -> View:
-        return self.validation.source.view(self.validation.split, tasks, self.validation.indices)
-
-    def _weights(self, client: Client) -> dict[str, PartState]:
-        return self.engine.weights_of(client, self.server.state)
+    def _models(self) -> Iterator[tuple[dict[str, PartState], View]]:
+        """What there is to be measured: the unified model on everything, or each client's own on its tasks."""
+        if self.unified:
+            for view in self.validation.values():
+                yield self.server.state, view
+            return
+        for client in self.clients:
+            view = self.validation[client.data].only(client.tasks)
+            yield self.engine.weights_of(client, self.server.state), view
 
 
 def flat(evaluation: Mapping[str, Any] | None) -> dict[str, float]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fedmtl.algorithms import FedAvg, FedProx
 from fedmtl.client import ClientModule, LocalTraining
-from fedmtl.data.loader import SeededBatches, batches
+from fedmtl.data.loader import Loader, SeededBatches
 from fedmtl.engine import FabricConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -37,7 +37,7 @@ def epochs(tiny_source: Callable[..., Any]) -> list[Epochs]:
     view = tiny_source(train=7).view("train", ["depth", "semseg"])
 
     def epoch(*keys: int) -> list[dict[str, Tensor]]:
-        return list(batches(view, SeededBatches(len(view), 3, seed=0, keys=keys)))
+        return [one[0] for one in Loader()((view, some) for some in SeededBatches(len(view), 3, seed=0, keys=keys))]
 
     return [[epoch(round, i) for i in range(EPOCHS)] for round in range(1, ROUNDS + 1)]
 

@@ -14,7 +14,9 @@ from fedmtl.errors import UserError
 from fedmtl.experiment import Experiment
 
 # keys that may change when a run is gone on with: where it lies and how it is watched, not what it computes
-FREE_KEYS = ("name", "out", "tracker", "data.init_args.root", "fabric.workers", "checkpoint_every", "pictures")
+FREE_KEYS = re.compile(
+    r"(name|out|tracker|fabric\.workers|checkpoint_every|pictures|data(\.\w+)?\.init_args\.(root|cache))(\..*)?"
+)
 
 
 # a parser's message in plainer words, and its lines that tell of types of its own, not of the user's mistake
@@ -24,6 +26,13 @@ PLAIN = {
     r"Type .+? expects a function or a callable class: ": "",
     r"Expected a dot import path string: (\S+)": r"there is no class \1; give its import path",
 }
+OTHER_TYPE = (
+    "unrecognized arguments: --",
+    "Expected a dot import path string",
+    "Expected an instantiatable class",
+    "Expected a <class 'dict'>",
+    "Expected a dict",
+)
 NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a <class 'NoneType'>")
 
 
@@ -47,29 +56,41 @@ def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
             files.append(word.partition("=")[2] or next(words, ""))
         else:
             others.append(word)
+    merged: dict[str, Any] = {}
     for file in files:
-        _check_bases(Path(file))
+        merged = merge(merged, _read(Path(file)))
     try:
-        return parser.parse_args([*(f"--config={file}" for file in files), *others])
+        return parser.parse_args([*([f"--config={yaml.safe_dump(merged)}"] if merged else []), *others])
     except ArgumentError as error:
         raise UserError(clear(str(error))) from error
 
 
-def _check_bases(path: Path, below: tuple[Path, ...] = ()) -> None:
-    """Refuses a file whose ``config`` key is not one file's name; a list the parser would pass over in silence."""
+def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A file's keys over those of the file that its ``config`` key names."""
     if not path.is_file():
         raise UserError(f"--config: there is no file {path}")
     if path.resolve() in below:
         raise UserError(f"{path}: its config key leads back to itself")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    base = content.get("config") if isinstance(content, Mapping) else None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected keys with values, such as rounds: 10")
+    base = content.pop("config", None)
     if base is not None and not isinstance(base, str):
         raise UserError(f"{path}: config names one base file, not {base}; chain bases, or give several --config")
-    if base is not None:
-        _check_bases(path.parent / base, (*below, path.resolve()))
+    return merge(_read(path.parent / base, (*below, path.resolve())), content) if base is not None else content
+
+
+def merge(base: Any, over: Any) -> Any:
+    """Keys of `over` on top of those of `base`, level by level; a list, a value or another class replaces."""
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    names_class = "class_path" in over or ("class_path" in base and "init_args" not in over)
+    if names_class and over.get("class_path") != base.get("class_path"):
+        return over
+    return base | {key: merge(base[key], value) if key in base else value for key, value in over.items()}
 
 
 def instantiate(parser: ArgumentParser, config: Namespace, *, restored: bool = False) -> Experiment:
@@ -110,7 +131,9 @@ def clear(message: str) -> str:
             classes = [path[1]]
         elif text and not text.startswith(NOISE):
             reasons.append(text)
-    reason = " ".join(reasons)
+    # a key may be one of several types, and then each says what it can't make of the value
+    telling = [text for text in dict.fromkeys(reasons) if not text.startswith(OTHER_TYPE)]
+    reason = " ".join(telling or reasons)
     for pattern, plain in PLAIN.items():
         reason = re.sub(pattern, plain, reason)
     return ": ".join([".".join(keys)] * bool(keys) + classes + [reason or " ".join(message.split())])
@@ -125,12 +148,8 @@ def to_dict(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The keys that differ and matter, each with both values."""
     old, new = _flat(saved), _flat(now)
-    changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and not _is_free(key)]
+    changed = [key for key in {**old, **new} if old.get(key) != new.get(key) and not FREE_KEYS.fullmatch(key)]
     return [f"{key} (was {old.get(key)}, now {new.get(key)})" for key in changed]
-
-
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -13,9 +13,10 @@ from fedmtl.checkpoint import Checkpoints
 from fedmtl.commands.configuration import differences, experiment_parser, instantiate, parse, to_dict
 from fedmtl.errors import UserError
 from fedmtl.experiment import Experiment
+from fedmtl.federation import table
 from fedmtl.orchestrator import Orchestrator
 from fedmtl.tracking import RunDirectory, RunInfo, Tracker
-from fedmtl.tracking.display import Display, results_table
+from fedmtl.tracking.display import Display, federation_table, results_table
 
 
 def main(arguments: list[str]) -> None:
@@ -83,6 +84,7 @@ def fit(
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)
 
+    rows = table(orchestrator.clients, experiment.local)
     directory.create(yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
     finished = saved is not None and saved["round"] == orchestrator.rounds
     tracker = None if finished else experiment.tracker
@@ -92,9 +94,11 @@ def fit(
             orchestrator.load_state_dict(saved)
             say(f"going on with {directory.path} after round {orchestrator.round}")
         directory.rewind(orchestrator.round)
+        directory.write_federation(rows)
         if not finished:
-            say(federation_lines(experiment))
-            steps = sum(experiment.engine.steps(client) for client in orchestrator.sample(1))
+            console.print(federation_table(rows))
+            say(model_line(experiment))
+            steps = sum(experiment.local.steps(client) for client in orchestrator.sample(1))
             with Display(
                 rounds=orchestrator.rounds, steps=steps, primary=orchestrator.primary, console=console
             ) as display:
@@ -132,18 +136,12 @@ def tracked(
         failed = False
 
 
-def federation_lines(experiment: Experiment) -> str:
-    """Who takes part, a line a client, and how large the model is."""
+def model_line(experiment: Experiment) -> str:
+    """How large the model is, and where it is trained."""
     model = experiment.engine.module.model
     millions = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in model.parts().items()}
     heads = sum(millions.values()) - millions["encoder"]
-    lines = [
-        f"{experiment.name}: {len(experiment.orchestrator.clients)} clients, {experiment.rounds} rounds, encoder "
-        f"{millions['encoder']:.2f} M parameters, heads {heads:.2f} M, on {experiment.engine.fabric.device}"
-    ]
-    lines += [
-        f"  {client.name}: {', '.join(client.tasks)}; {len(client.images)} images, "
-        f"{experiment.engine.steps(client)} steps a round"
-        for client in experiment.orchestrator.clients
-    ]
-    return "\n".join(lines)
+    return (
+        f"{experiment.name}: {experiment.rounds} rounds, encoder {millions['encoder']:.2f} M parameters, "
+        f"{len(millions) - 1} heads {heads:.2f} M, on {experiment.engine.fabric.device}"
+    )

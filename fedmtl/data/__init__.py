@@ -1,9 +1,25 @@
 """Data sets, transforms, loaders and partitions among clients."""
 
+from fedmtl.data.folder import Folder
 from fedmtl.data.nyud import NYUDv2
-from fedmtl.data.partition import IID, Partition
+from fedmtl.data.partition import IID, Dirichlet, ListFile, Partition, QuantitySkew
+from fedmtl.data.pascal_context import PASCALContext
 from fedmtl.data.scenes import Scenes
 from fedmtl.data.source import DataSource, View
 from fedmtl.data.transforms import TrainTransform, ValTransform
 
-__all__ = ["IID", "DataSource", "NYUDv2", "Partition", "Scenes", "TrainTransform", "ValTransform", "View"]
+__all__ = [
+    "IID",
+    "DataSource",
+    "Dirichlet",
+    "Folder",
+    "ListFile",
+    "NYUDv2",
+    "PASCALContext",
+    "Partition",
+    "QuantitySkew",
+    "Scenes",
+    "TrainTransform",
+    "ValTransform",
+    "View",
+]

@@ -1,6 +1,6 @@
 """What a person sees while a run goes on: a live display in a terminal, plain lines elsewhere."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -84,6 +84,17 @@ class Display:
         left = (perf_counter() - self._started) / done * (self.rounds - self._round)
         self.console.print(f"{line}  ({left / 60:.0f} min left)" if left >= 60 else f"{line}  ({left:.0f} s left)",
                            highlight=False, soft_wrap=True)  # fmt: skip
+
+
+def federation_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Who takes part: a row a client, with its data set, tasks, images, local epochs and steps of a round."""
+    table = Table(title=f"{len(rows)} client{'s' * (len(rows) > 1)}", caption="epochs and steps: of a round")
+    columns = [column for column in rows[0] if column != "ids"]
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("client", "data", "tasks") else "right")
+    for row in rows:
+        table.add_row(*(", ".join(row[c]) if isinstance(row[c], list) else str(row[c]) for c in columns))
+    return table
 
 
 def results_table(results: Mapping[str, Any]) -> Table:

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class RunDirectory:
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.results = self.path / "results.json"
+        self.federation = self.path / "federation.json"
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"
         self.unified = self.path / "unified"
@@ -69,6 +70,20 @@ class RunDirectory:
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Writes results.json."""
         write_text(self.results, json.dumps(_finite(results), indent=2) + "\n")
+
+    def write_federation(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes federation.json, a row a client.
+
+        Raises:
+            UserError: the run began with other clients or other images.
+        """
+        text = "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]\n"
+        if self.federation.is_file() and self.federation.read_text(encoding="utf-8") != text:
+            raise UserError(
+                f"{self.federation}: the run began with other clients or images than it would go on with; "
+                "give it the data and lists that it had, or another --name"
+            )
+        write_text(self.federation, text)
 
 
 def _finite(tree: Any) -> Any:

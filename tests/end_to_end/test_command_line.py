@@ -77,7 +77,10 @@ def test_mistakes_before_a_configuration(fedmtl: Callable[..., Any], words: list
         (["--server.min_clients", "6"], "server.min_clients is 6, but only 5 clients train in a round"),
         (["--share", "none"], "upload: nothing is sent with share: none"),
         (["--model.backbone", "vit_tiny_patch16_224"], "model.backbone: it can't take images of 32×32 pixels"),
-        (["--data.tasks", "{depth: {class_path: fedmtl.tasks.Edge}}"], "tasks must give 'depth' a task of that name"),
+        (
+            ["--data.tasks", "{depth: {class_path: fedmtl.tasks.Edge}}"],
+            "tasks can't give 'depth' a task",
+        ),
         (["--tracker", "fedmtl.tracking.WandB", "--tracker.mode", "online"], "tracker: W&B does not start"),
         (["--server.aggregator", "mine.Nope"], "server.aggregator: mine.Nope: No module named 'mine'"),
         (["--share", "heads"], "share: Expected one of ['model', 'encoder', 'none']. Got value: heads"),
@@ -116,6 +119,7 @@ def test_debug_shows_the_trace(fit: Callable[..., Any]) -> None:
         ("config: self.yaml", "its config key leads back to itself"),
         ("rounds: [1", "is not YAML"),
         ("config: nowhere.yaml", "there is no file"),
+        ("[rounds, 3]", "expected keys with values"),
         ("config: 3", "config names one base file, not 3"),
         ("name: \xff", "is not YAML"),
     ],
@@ -150,7 +154,13 @@ def test_every_experiment_parses_to_what_it_is_named_after(path: Path) -> None:
     settings = to_dict(parser, parse(parser, ["--config", str(path)]))
     data, _, method = path.stem.partition("_")
     assert settings["name"] == path.stem
-    assert settings["data"]["class_path"] == {"scenes": "fedmtl.data.Scenes", "nyud": "fedmtl.data.NYUDv2"}[data]
+    classes = {"scenes": "Scenes", "nyud": "NYUDv2", "pascal": "PASCALContext"}
+    if data == "mixed":
+        assert {name: source["class_path"].split(".")[-1] for name, source in settings["data"].items()} == {
+            name: classes[name] for name in ("pascal", "nyud")
+        }
+    else:
+        assert settings["data"]["class_path"] == f"fedmtl.data.{classes[data]}"
     assert settings["share"] == ("none" if method == "local" else "model")
     assert bool(settings["upload"]) == (method == "dea")
 
@@ -165,3 +175,41 @@ def test_every_key_of_an_experiment_is_commented(path: Path) -> None:
         if key and not key.startswith(("#", "- ")) and key not in ("config", "name", "class_path", "init_args"):
             assert "#" in line or container, f"{path.name}: {line}"
     assert isinstance(yaml.safe_load(path.read_text()), dict)
+
+
+@pytest.mark.parametrize(
+    ("base", "over", "expected"),
+    [
+        ({"a": 1, "b": {"c": 2}}, {"b": {"d": 3}}, {"a": 1, "b": {"c": 2, "d": 3}}),
+        ({"a": [1, 2]}, {"a": [3]}, {"a": [3]}),
+        ({"a": {"b": 1}}, {"a": None}, {"a": None}),
+        ({"class_path": "A", "init_args": {"x": 1, "y": 2}}, {"init_args": {"x": 3}},
+         {"class_path": "A", "init_args": {"x": 3, "y": 2}}),
+        ({"class_path": "A", "init_args": {"x": 1, "y": 2}}, {"class_path": "A", "init_args": {"x": 3}},
+         {"class_path": "A", "init_args": {"x": 3, "y": 2}}),
+        ({"class_path": "A", "init_args": {"x": 1}}, {"class_path": "B"}, {"class_path": "B"}),
+        ({"class_path": "A", "init_args": {"x": 1}}, {"one": {"class_path": "B"}}, {"one": {"class_path": "B"}}),
+        ({"one": {"class_path": "B"}}, {"class_path": "A"}, {"class_path": "A"}),
+        ({"one": {"class_path": "B", "init_args": {"x": 1}}, "two": {}}, {"one": {"init_args": {"x": 2}}},
+         {"one": {"class_path": "B", "init_args": {"x": 2}}, "two": {}}),
+    ],
+)  # fmt: skip
+def test_files_merge_level_by_level_and_class_by_class(base: Any, over: Any, expected: Any) -> None:
+    from fedmtl.commands.configuration import merge
+
+    assert merge(base, over) == expected
+
+
+def test_a_file_changes_part_of_its_bases_classes(tmp_path: Path) -> None:
+    from fedmtl.commands.configuration import experiment_parser, parse
+
+    (tmp_path / "own.yaml").write_text(
+        f"config: {EXPERIMENTS / 'scenes_dea.yaml'}\nmodel: {{init_args: {{channels: 8}}}}\n"
+        "local: {optimizer: {init_args: {lr: 0.5}}}\nfabric: {threads: 2}\n"
+    )
+    config = parse(experiment_parser("fit", None), ["--data.val", "7", "--config", str(tmp_path / "own.yaml")])
+    assert (config.model.init_args.channels, config.model.init_args.backbone) == (8, "convnext_atto")
+    assert (config.local.optimizer.init_args.lr, config.local.optimizer.init_args.weight_decay) == (0.5, 1e-4)
+    assert (config.fabric.threads, config.fabric.precision) == (2, "32-true")
+    assert (config.data.init_args.val, config.data.init_args.train) == (7, 250)
+    assert config.upload[0].init_args.rho == 0.2
