@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedmtl.commands.configuration import experiment_parser, parse
-from fedmtl.data import DataSource, View
+from fedmtl.data import View
+from fedmtl.federation import make_clients, validation_views
 from fedmtl.tasks import Depth, Normals, Task
 
 
@@ -31,9 +32,9 @@ def candidates(task: Task, targets: list[Tensor]) -> list[Tensor]:
     return list(20 * torch.eye(task.channels))
 
 
-def best_constant(task: Task, view: View) -> float:
+def best_constant(head: str, task: Task, view: View) -> float:
     """Primary metric of the best constant output over a view of one task."""
-    targets = [view[i, 0][task.name] for i in range(len(view))]
+    targets = [view[i, 0][head] for i in range(len(view))]
     scores = []
     for output in candidates(task, targets):
         metric = task.metric()
@@ -48,14 +49,17 @@ def main() -> None:
     arguments.add_argument("run", type=Path)
     run = arguments.parse_args().run
     parser = experiment_parser("fit", None)
-    source: DataSource = parser.instantiate(parse(parser, ["--config", str(run / "config.yaml")])).data
+    objects = parser.instantiate(parse(parser, ["--config", str(run / "config.yaml")]))
+    clients = make_clients(objects.clients, objects.data, objects.partition, seed=objects.seed)
+    views = validation_views(clients, objects.data).values()
     results = json.loads((run / "results.json").read_text())
-    print(f"{'task':<10}{'metric':<10}{'constant':>10}{'run':>10}  beats it")
+    print(f"{'task':<16}{'metric':<10}{'constant':>10}{'run':>10}  beats it")
     for name, primary in results["primary"].items():
-        constant = best_constant(source.tasks[name], source.view("val", [name]))
+        view = next(view for view in views if name in view.tasks)
+        constant = best_constant(name, view.tasks[name], view.only([name]))
         value = results["last"]["metrics"][name][primary["metric"]]
         beats = value > constant if primary["higher_is_better"] else value < constant
-        print(f"{name:<10}{primary['metric']:<10}{constant:>10.3f}{value:>10.3f}  {'yes' if beats else 'NO'}")
+        print(f"{name:<16}{primary['metric']:<10}{constant:>10.3f}{value:>10.3f}  {'yes' if beats else 'NO'}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from fedmtl.errors import UserError
 COMMANDS = {
     "fit": "train one unified model across clients, from a configuration file",
     "evaluate": "measure a run's model again, on every task",
+    "data": "check and preview data sets, and where to get them",
 }
 
 # what a RuntimeError of a library means, by what its text holds
@@ -65,8 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if debug:
             raise
-        advice = "--resume auto goes on from the last checkpoint, if there is one"
-        return _fail(f"fedmtl {command}", f"interrupted; {advice}", code=130)
+        advice = "; --resume auto goes on from the last checkpoint, if there is one" if command == "fit" else ""
+        return _fail(f"fedmtl {command}", f"interrupted{advice}", code=130)
     except RuntimeError as error:
         hint = next((hint for sign, hint in HINTS.items() if sign in str(error)), None)
         if debug or hint is None:

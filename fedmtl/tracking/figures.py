@@ -4,14 +4,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from fedmtl.data import View
 from fedmtl.tasks.base import Label
 from fedmtl.tracking.base import Picture
 
-MIN_WIDTH = 160  # small images are enlarged to about this many pixels to be seen
-HEADER = 18
+MIN_SIDE, MAX_SIDE = 200, 400  # small pictures are enlarged to about so many pixels, large ones shrunk to so many
+GAP = 4  # white pixels between pictures
+LINE, TEXT = 20, 13  # pixels of a line, and of the letters in it
+
+Colour = tuple[int, ...]
 
 
 def strips(
@@ -22,39 +25,108 @@ def strips(
     Args:
         view: the validation images.
         positions: which of them.
-        predictions: label arrays by task, one an image; centred padding is cropped away.
+        predictions: label arrays by task, one an image, at its own size.
     """
     result: dict[str, list[Picture]] = {name: [] for name in predictions}
     for i, position in enumerate(positions):
-        sample = view.source.read(view.split, view.indices[position], list(predictions))
+        sample = view.sample(position)
         image = np.asarray(sample["image"], dtype=np.uint8)
         for name, labels in predictions.items():
-            draw = view.source.tasks[name].draw
-            predicted = _crop_centre(labels[i], image.shape[:2])
-            result[name].append(np.concatenate([image, draw(sample[name]), draw(predicted)], axis=1))
+            draw = view.tasks[name].draw
+            result[name].append(np.concatenate([image, draw(sample[name]), draw(labels[i])], axis=1))
     return result
 
 
 def save_sheet(path: Path, strips: Mapping[str, Sequence[Picture]]) -> None:
-    """One PNG of all tasks: a row an image; its input, then truth and prediction of each task."""
-    first = next(iter(strips.values()))
-    width = first[0].shape[1] // 3
-    zoom = max(1, round(MIN_WIDTH / width))
-    rows = []
-    for i in range(len(first)):
-        pairs = [strip[i][:, width:] for strip in strips.values()]
-        rows.append(np.concatenate([first[i][:, :width], *pairs], axis=1))
-    body = np.concatenate(rows).repeat(zoom, axis=0).repeat(zoom, axis=1)
-    sheet = Image.new("RGB", (body.shape[1], body.shape[0] + HEADER), "white")
-    sheet.paste(Image.fromarray(body), (0, HEADER))
-    pen = ImageDraw.Draw(sheet)
+    """One PNG of all tasks: a row an image; its input, then truth and prediction of each task.
+
+    Args:
+        path: where it is written.
+        strips: see `strips`; all tasks show the same images.
+    """
     titles = ["input", *(f"{name} {what}" for name in strips for what in ("truth", "prediction"))]
-    for column, title in enumerate(titles):
-        pen.text((column * width * zoom + 4, 3), title, fill="black")
+    rows = []
+    for row in zip(*strips.values(), strict=True):
+        width = row[0].shape[1] // 3
+        labels = [strip[:, start : start + width] for strip in row for start in (width, 2 * width)]
+        rows.append([row[0][:, :width], *labels])
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    sheet(titles, rows).save(path)
 
 
-def _crop_centre(label: Label, size: tuple[int, ...]) -> Label:
-    top, left = (label.shape[0] - size[0]) // 2, (label.shape[1] - size[1]) // 2
-    return label[top : top + size[0], left : left + size[1]]
+def sheet(
+    titles: Sequence[str],
+    rows: Sequence[Sequence[Picture]],
+    names: Sequence[str] = (),
+    legend: Mapping[str, Mapping[str, Colour]] | None = None,
+) -> Image.Image:
+    """Pictures in rows and columns on white, each enlarged or shrunk to a size that can be looked at.
+
+    Args:
+        titles: of the columns.
+        rows: pictures (H, W, 3), those of a row of the same size.
+        names: of the rows, written above them.
+        legend: under the pictures, by its heading, names and their colours.
+    """
+    small = [[_resized(picture) for picture in row] for row in rows]
+    width = max(MIN_SIDE // 2, *(picture.width for row in small for picture in row)) + GAP
+    band = LINE if names else GAP
+    key = _legend(legend or {}, width * len(titles))
+    height = LINE + sum(band + row[0].height for row in small) + key.height
+    result = Image.new("RGB", (width * len(titles) - GAP, height), "white")
+    pen, font = ImageDraw.Draw(result), ImageFont.load_default(TEXT)
+    for column, title in enumerate(titles):
+        pen.text((column * width + 4, 3), _short(title, width - 8), fill="black", font=font)
+    top = LINE
+    for number, row in enumerate(small):
+        if names:
+            pen.text((4, top + 3), names[number], fill="black", font=font)
+        for column, picture in enumerate(row):
+            result.paste(picture, (column * width + (width - GAP - picture.width) // 2, top + band))
+        top += band + row[0].height
+    result.paste(key, (0, top))
+    return result
+
+
+def _resized(picture: Picture) -> Image.Image:
+    """Small ones by a whole factor, so that pixels stay what they are; large ones by averages."""
+    height, width = picture.shape[:2]
+    drawn = Image.fromarray(picture)
+    if max(height, width) > MAX_SIDE:
+        factor = MAX_SIDE / max(height, width)
+        return drawn.resize((max(1, round(width * factor)), max(1, round(height * factor))), Image.Resampling.BOX)
+    zoom = max(1, round(MIN_SIDE / max(height, width)))
+    return drawn.resize((width * zoom, height * zoom), Image.Resampling.NEAREST)
+
+
+def _legend(legend: Mapping[str, Mapping[str, Colour]], width: int) -> Image.Image:
+    """A line or more a heading: its names, each behind a swatch of its colour."""
+    font, swatch, indent = ImageFont.load_default(TEXT), 12, 100
+    places: list[tuple[int, int, str, Colour | None]] = []
+    line = 0
+    for heading, colours in legend.items():
+        places.append((4, line, _short(heading, indent - 8), None))
+        left = indent
+        for name, colour in colours.items():
+            needed = swatch + 4 + round(font.getlength(name)) + 12
+            if left > indent and left + needed > width:
+                left, line = indent, line + 1
+            places.append((left, line, name, colour))
+            left += needed
+        line += 1
+    result = Image.new("RGB", (width, line * LINE + (GAP if line else 0)), "white")
+    pen = ImageDraw.Draw(result)
+    for left, number, text, fill in places:
+        top = GAP + number * LINE
+        if fill is not None:
+            pen.rectangle((left, top, left + swatch, top + swatch), fill=fill, outline="black")
+        pen.text((left + (swatch + 4 if fill else 0), top), text, fill="black", font=font)
+    return result
+
+
+def _short(text: str, width: int) -> str:
+    """A text cut off where it would be wider than so many pixels."""
+    font = ImageFont.load_default(TEXT)
+    while text and font.getlength(text) > width:
+        text = text[:-1]
+    return text

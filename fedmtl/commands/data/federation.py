@@ -1,0 +1,35 @@
+"""`fedmtl data federation`: who has which images in an experiment, without training."""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from fedmtl.commands.configuration import clear, experiment_parser, parse
+from fedmtl.errors import UserError
+from fedmtl.federation import make_clients, table
+from fedmtl.tracking.display import federation_table
+from fedmtl.tracking.run_directory import write_text
+
+
+def main(arguments: list[str]) -> None:
+    """Parses the command line and prints the table."""
+    parser = experiment_parser("data federation", "The clients of an experiment and their images; no model is built.")
+    parser.add_argument(
+        "--save",
+        type=str | None,
+        help="a JSON file for the names of each client's images, in the form that fedmtl.data.ListFile takes",
+    )
+    config = parse(parser, arguments)
+    try:
+        objects = parser.instantiate(config)
+    except (ValueError, TypeError) as error:
+        raise UserError(clear(str(error))) from error
+    rows = table(make_clients(objects.clients, objects.data, objects.partition, seed=objects.seed), objects.local)
+    Console().print(federation_table(rows))
+    if config.save:
+        lists = ",\n".join(f"{json.dumps(row['client'])}: {json.dumps(row['ids'])}" for row in rows)
+        try:
+            write_text(Path(config.save), f"{{\n{lists}\n}}\n")
+        except OSError as error:
+            raise UserError(f"--save: can't write {config.save}: {error.strerror}") from error
