@@ -13,15 +13,18 @@ from fedmtl.tasks import Task
 
 @dataclass(frozen=True)
 class Primary:
-    """The metric that stands for a task: its name and its direction."""
+    """The metric that stands for a task: its name, its direction, and how it is taken."""
 
     metric: str
     higher_is_better: bool
+    protocol: str = ""
 
 
 def primary_metrics(tasks: Mapping[str, Task]) -> dict[str, Primary]:
-    """Metric and direction of each task."""
-    return {name: Primary(task.primary, bool(task.metric().higher_is_better)) for name, task in tasks.items()}
+    """Metric, direction and protocol of each task."""
+    return {
+        name: Primary(task.primary, bool(task.metric().higher_is_better), task.protocol) for name, task in tasks.items()
+    }
 
 
 def delta_m(
@@ -80,9 +83,13 @@ def load_baseline(path: str, primary: Mapping[str, Primary], validation: Mapping
     missing = [task for task in primary if task not in found]
     if missing:
         raise UserError(f"baseline: {file} has no result for {', '.join(missing)}; it has {', '.join(found)}")
-    other = [task for task, p in primary.items() if found[task] != p]
-    if other:
-        raise UserError(f"baseline: {file} measures {other[0]} by {found[other[0]].metric}, this run by another metric")
+    other = next((task for task, p in primary.items() if found[task] != p), None)
+    if other is not None:
+        theirs, ours = (
+            f"{p.metric} ({p.protocol})" if p.protocol else p.metric for p in (found[other], primary[other])
+        )
+        ours = ours if ours != theirs else "another metric"
+        raise UserError(f"baseline: {file} measures {other} by {theirs}, this run by {ours}")
     if measured != dict(validation):
         raise UserError(f"baseline: {file} was measured on {measured}, this run is on {dict(validation)}")
     return {"name": name, "metrics": {task: metrics[task] for task in primary}}

@@ -98,7 +98,8 @@ def test_a_task_that_the_baseline_lacks_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("primary", "validation", "message"),
     [
-        ({"depth": Primary("absRel", False)}, VALIDATION, "measures depth by RMSE, this run by another metric"),
+        ({"depth": Primary("absRel", False)}, VALIDATION, "measures depth by RMSE, this run by absRel"),
+        ({"depth": Primary("RMSE", False, "by image")}, VALIDATION, "by RMSE, this run by RMSE .by image."),
         ({"depth": Primary("RMSE", True)}, VALIDATION, "measures depth by RMSE, this run by another metric"),
         (only("depth"), {"data": "nyud", "images": 5}, "was measured on"),
         (only("depth"), {"data": "scenes", "images": 6}, "was measured on"),

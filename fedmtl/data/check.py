@@ -228,11 +228,6 @@ def _expect_form(task: Task, label: Label, where: str) -> None:
         raise UserError(f"{where}: found {label.dtype} of shape {label.shape}, expected {form}")
 
 
-def class_names(task: ClassTask) -> list[str]:
-    """A name for every class, also where the task was given too few."""
-    return [*task.class_names, *(f"class {i}" for i in range(len(task.class_names), task.channels))][: task.channels]
-
-
 class _Job(NamedTuple):
     split: Split
     indices: Sequence[int]

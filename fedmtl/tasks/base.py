@@ -25,11 +25,13 @@ class Task(ABC):
         channels: output channels of its head.
         weight: factor of its loss in a client's total loss.
         primary: the metric that stands for the task in Δm.
+        protocol: how that metric is taken, where there is a choice; numbers compare only if it is the same.
         fill: label value that means "unknown"; padding has it.
     """
 
     name: ClassVar[str]
     primary: str
+    protocol: str = ""
     fill: ClassVar[float]
 
     def __init__(self, *, channels: int, weight: float) -> None:
@@ -87,6 +89,8 @@ class ClassTask(Task):
 
     def __init__(self, *, channels: int, weight: float, class_names: list[str] | None = None) -> None:
         super().__init__(channels=channels, weight=weight)
+        if class_names is not None and len(class_names) != channels:
+            raise ValueError(f"class_names must be {channels} names, one a class, not {len(class_names)}")
         self.class_names = class_names or [f"class {i}" for i in range(channels)]
 
     def to_target(self, label: Label) -> Tensor:

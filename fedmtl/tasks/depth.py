@@ -28,6 +28,7 @@ class Depth(Task):
     def __init__(self, *, max_depth: float = 80.0, weight: float = 1.0, pooling: Pooling = "pixel") -> None:
         super().__init__(channels=1, weight=weight)
         self.max_depth, self.pooling = max_depth, pooling
+        self.protocol = f"by {pooling}, below {max_depth:g} m"
         self.metric()  # refuses a wrong argument at once
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ class Edge(Task):
     ) -> None:
         super().__init__(channels=1, weight=weight)
         self.positive_weight, self.max_distance, self.processes = positive_weight, max_distance, processes
+        self.protocol = f"within {max_distance:g} diagonals"
         self.metric()  # refuses wrong arguments at once
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:

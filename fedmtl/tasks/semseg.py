@@ -41,6 +41,7 @@ class SemSeg(ClassTask):
     ) -> None:
         super().__init__(channels=num_classes, weight=weight, class_names=class_names)
         self.absent = absent
+        self.protocol = f"{num_classes} classes, absent ones {'0' if absent == 'zero' else 'skipped'}"
         self.metric()  # refuses a wrong argument at once
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:

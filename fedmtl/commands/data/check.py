@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fedmtl.commands.data.sources import Chosen, Parser, choose
-from fedmtl.data.check import Finding, Findings, Values, check, class_names, in_both
+from fedmtl.data.check import Finding, Findings, Values, check, in_both
 from fedmtl.data.source import SPLITS, Split
 from fedmtl.errors import UserError
 from fedmtl.tasks import Depth, Edge, Normals, Task
@@ -102,7 +102,7 @@ def holds(task: Task, values: Values) -> dict[str, Any]:
         return {}
     if isinstance(task, ClassTask):
         counts = values.counts[: task.channels].tolist()
-        return {"classes": [{"name": n, "pixels": c} for n, c in zip(class_names(task), counts, strict=True)]}
+        return {"classes": [{"name": n, "pixels": c} for n, c in zip(task.class_names, counts, strict=True)]}
     if isinstance(task, Edge):
         return {"edges": float(values.counts[1] / values.known)}
     if isinstance(task, Depth):

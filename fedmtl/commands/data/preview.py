@@ -9,7 +9,6 @@ from rich.console import Console
 from torch import Tensor
 
 from fedmtl.commands.data.sources import Chosen, Parser, choose
-from fedmtl.data.check import class_names
 from fedmtl.data.source import SPLITS, DataSource, Sample, Split
 from fedmtl.data.transforms import MEAN, STD
 from fedmtl.errors import UserError
@@ -100,7 +99,7 @@ def label(target: Tensor) -> Label:
 
 def colours(task: ClassTask, numbers: set[int]) -> dict[str, Colour]:
     """Names and colours of classes, 255 being unknown."""
-    names = {**dict(enumerate(class_names(task))), 255: "unknown"}
+    names = {**dict(enumerate(task.class_names)), 255: "unknown"}
     return {
         names[number]: tuple(task.draw(np.full((1, 1), number, np.uint8))[0, 0].tolist()) for number in sorted(numbers)
     }
