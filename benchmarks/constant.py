@@ -53,13 +53,13 @@ def main() -> None:
     clients = make_clients(objects.clients, objects.data, objects.partition, seed=objects.seed)
     views = validation_views(clients, objects.data).values()
     results = json.loads((run / "results.json").read_text())
-    print(f"{'task':<16}{'metric':<10}{'constant':>10}{'run':>10}  beats it")
+    print(f"{'task':<20}{'metric':<10}{'constant':>10}{'run':>10}  beats it")
     for name, primary in results["primary"].items():
         view = next(view for view in views if name in view.tasks)
         constant = best_constant(name, view.tasks[name], view.only([name]))
         value = results["last"]["metrics"][name][primary["metric"]]
         beats = value > constant if primary["higher_is_better"] else value < constant
-        print(f"{name:<16}{primary['metric']:<10}{constant:>10.3f}{value:>10.3f}  {'yes' if beats else 'NO'}")
+        print(f"{name:<20}{primary['metric']:<10}{constant:>10.3f}{value:>10.3f}  {'yes' if beats else 'NO'}")
 
 
 if __name__ == "__main__":

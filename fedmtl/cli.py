@@ -11,7 +11,7 @@ from fedmtl.errors import UserError
 COMMANDS = {
     "fit": "train one unified model across clients, from a configuration file",
     "evaluate": "measure a run's model again, on every task",
-    "data": "check and preview data sets, and where to get them",
+    "data": "check and preview data sets, where to get them, and who has what in a federation",
 }
 
 # what a RuntimeError of a library means, by what its text holds
@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand.
 
     Returns:
-        Exit code: 0, 2 for a mistake that the user can mend, 130 when interrupted.
+        Exit code: 0, 1 where `data check` has found something, 2 for a mistake that the user can mend, 130 when
+        interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words

@@ -120,6 +120,8 @@ class Experiment:
         )
         for view in {id(client.images.source): client.images for client in members}.values():
             self._check_image_size(view)
+        for view in validation.values():
+            self._check_image_size(view)
         server.start(self.engine.state())
         self.orchestrator = Orchestrator(
             engine=self.engine,
@@ -141,7 +143,7 @@ class Experiment:
             raise ValueError(f"server.min_clients is {server.min_clients}, but only {sampled} clients train in a round")
 
     def _check_image_size(self, images: View) -> None:
-        """Tries the model on a training image: some backbones take only certain sizes."""
+        """Tries the model on the first image: some backbones take only certain sizes."""
         image = images[0, 0]["image"]
         try:
             with torch.inference_mode():

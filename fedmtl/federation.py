@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedmtl.client import Client, ClientGroup, LocalTraining
-from fedmtl.data import IID, DataSource, Partition
+from fedmtl.data import IID, DataSource, Partition, View
 from fedmtl.errors import UserError
 from fedmtl.seeding import numpy_stream
 
@@ -58,10 +58,10 @@ def make_clients(
     return [_client(member) for member in members]
 
 
-def validation_views(clients: Sequence[Client], data: DataSource | Sources) -> dict[str, Any]:
+def validation_views(clients: Sequence[Client], data: DataSource | Sources) -> dict[str, View]:
     """The whole val split of each data set that clients have, by its name, with labels for all of their heads."""
     heads = {head for client in clients for head in client.tasks}
-    views = {}
+    views: dict[str, View] = {}
     for key, source in _named(data).items():
         prefix = _prefix(data, key)
         tasks = [task for task in source.tasks if prefix + task in heads]
@@ -104,6 +104,7 @@ def _members(groups: Sequence[ClientGroup], data: DataSource | Sources, partitio
     if bad or not sources:
         raise UserError(f"data: name data sets by letters, digits and '_', not {bad[0] if bad else 'nothing at all'!r}")
     members = []
+    heads: dict[str, str] = {}  # data set of each
     for i, group in enumerate(groups):
         if not group.tasks or group.count < 1:
             raise UserError(f"clients[{i}]: needs at least one task and a count of at least 1")
@@ -118,6 +119,9 @@ def _members(groups: Sequence[ClientGroup], data: DataSource | Sources, partitio
             raise UserError(f"clients[{i}].tasks: {source.lacks(unknown[0])}")
         if len(set(group.tasks)) < len(group.tasks):
             raise UserError(f"clients[{i}].tasks: {group.tasks} names a task twice")
+        for task in group.tasks:
+            if heads.setdefault(prefix + task, key) != key:
+                raise UserError(f"data: {key} and {heads[prefix + task]} both get a head {prefix + task}; rename one")
         name = group.name or prefix + "+".join(group.tasks)
         members += [Member(name, group, key, source, prefix, group.partition or partition) for _ in range(group.count)]
     for member, name in zip(members, _numbered([member.name for member in members]), strict=True):
@@ -159,7 +163,7 @@ def _deal(source: DataSource, members: Sequence[Member], seed: int, keys: tuple[
         ends = np.cumsum([len(pool) for pool in dividing]) * len(free) // sum(map(len, dividing))
         portions = [sorted(part.tolist()) for part in np.split(order, ends[:-1])]
     for number, (pool, portion) in enumerate(zip(dividing, portions, strict=True)):
-        _split(source, pool, portion, numpy_stream(seed, "partition", *keys, *([number] * (number > 0))))
+        _split(source, pool, portion, numpy_stream(seed, "partition", *keys, *([number] if number else [])))
     _exchange(source, [m for pool in dividing for m in pool], numpy_stream(seed, "exchange", *keys))
 
 
@@ -193,7 +197,9 @@ def _exchange(source: DataSource, members: Sequence[Member], rng: np.random.Gene
         wanting[k] = iter(useless), iter(offers)
     while wanting:  # one image each in turn, so that none goes without where there are few
         for k, (bad, good) in list(wanting.items()):
-            pair = next(((i, j) for i in bad for j in good if usable[owner[j]][i]), None)
+            pair = next(
+                ((i, j) for i in bad if owner[i] == k for j in good if owner[j] != k and usable[owner[j]][i]), None
+            )
             if pair is None:
                 del wanting[k]
             else:

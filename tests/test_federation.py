@@ -157,6 +157,55 @@ def test_a_client_trains_on_labelled_images_alone_and_does_not_shrink(
         assert sum(len(shard) for shard in shards[others:]) == len(people)
 
 
+class Partly(People):
+    """Pictures of which some have a label for "parts", and some for "depth"."""
+
+    def __init__(self, train: int, people: set[int], deep: set[int]) -> None:
+        super().__init__(train, people)
+        self.deep = deep
+
+    def has_label(self, split: str, index: int, task: str) -> bool:
+        return index in self.deep if task == "depth" else super().has_label(split, index, task)
+
+
+@settings(max_examples=100, deadline=None)
+@given(train=st.integers(6, 40), share=st.floats(0.3, 0.9), seed=st.integers(0, 1000))
+def test_exchange_keeps_sizes_where_two_tasks_are_partly_labelled(train: int, share: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    people, deep = ({i for i in range(train) if rng.random() < share} | {k} for k in range(2))
+    groups = [ClientGroup(["depth"], count=2), ClientGroup(["parts"]), ClientGroup(["semseg"])]
+    try:
+        shards = images(make_clients(groups, Partly(train, people, deep), seed=seed))
+    except UserError:
+        return  # too few labelled images to go round
+    everything = joined(shards)
+    assert len(everything) == len(set(everything))
+    fair = [len(part) for part in np.array_split(np.arange(train), 4)]
+    assert all(len(shard) <= size for shard, size in zip(shards, fair, strict=True))
+    assert len(shards[3]) == fair[3]
+    assert set(shards[0] + shards[1]) <= deep
+    assert set(shards[2]) <= people
+
+
+def test_an_image_is_exchanged_once() -> None:
+    groups = [ClientGroup(["depth"], count=2), ClientGroup(["parts"])]
+    data = Partly(6, {0, 3, 5}, {0, 1, 2, 4, 5})
+    for seed in range(40):
+        try:
+            clients = make_clients(groups, data, seed=seed)
+        except UserError:
+            continue
+        assert max(len(shard) for shard in images(clients)) <= 2
+
+
+def test_heads_of_two_data_sets_may_not_collide() -> None:
+    near, far = People(4, set()), People(4, set())
+    near.tasks = {"b_depth": Depth()}
+    groups = [ClientGroup(["b_depth"], data="a"), ClientGroup(["depth"], data="a_b")]
+    with pytest.raises(UserError, match="data: a_b and a both get a head a_b_depth; rename one"):
+        make_clients(groups, {"a": near, "a_b": far})
+
+
 def test_a_client_with_another_task_keeps_unlabelled_images() -> None:
     data = People(8, {2})
     client = make_clients([ClientGroup(["semseg", "parts"])], data)[0]

@@ -59,8 +59,9 @@ def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
     merged: dict[str, Any] = {}
     for file in files:
         merged = merge(merged, _read(Path(file)))
+    content = [f"--config={yaml.safe_dump(merged, sort_keys=False)}"] if merged else []
     try:
-        return parser.parse_args([*([f"--config={yaml.safe_dump(merged)}"] if merged else []), *others])
+        return parser.parse_args([*content, *others])
     except ArgumentError as error:
         raise UserError(clear(str(error))) from error
 

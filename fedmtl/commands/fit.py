@@ -82,7 +82,7 @@ def fit(
     orchestrator = experiment.orchestrator
 
     def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True)
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     rows = table(orchestrator.clients, experiment.local)
     directory.create(yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
@@ -94,7 +94,7 @@ def fit(
             orchestrator.load_state_dict(saved)
             say(f"going on with {directory.path} after round {orchestrator.round}")
         directory.rewind(orchestrator.round)
-        directory.write_federation(rows)
+        directory.write_federation(rows, again=saved is not None)
         if not finished:
             console.print(federation_table(rows))
             say(model_line(experiment))

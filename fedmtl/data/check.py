@@ -161,6 +161,8 @@ def check(
     source = copy.copy(source)
     if isinstance(source, FileSource):
         source.cache = "none"  # the files themselves are looked at, and nothing is kept of them
+        source.formats = {what: form._replace(slow=False) for what, form in source.formats.items()}
+        source.forget()
     jobs = []
     for split in SPLITS:
         with suppress(UserError):  # prepares what processes share; missing files are counted below

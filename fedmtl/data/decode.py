@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fedmtl.errors import UserError
 from fedmtl.tasks import Task
@@ -37,6 +37,7 @@ def picture(path: Path, modes: Collection[str], convert: str | None = None) -> N
     with Image.open(path) as opened:
         if opened.mode not in modes:
             raise UserError(f"{path}: found a picture of mode {opened.mode}, expected {' or '.join(modes)}")
+        ImageOps.exif_transpose(opened, in_place=True)  # upright, as the tools show it that labels are drawn with
         return np.array(opened.convert(convert) if convert else opened)
 
 
@@ -200,6 +201,7 @@ def _stored(path: Path, colours: bool, alpha: bool) -> NDArray[Any]:
             raise UserError(f"{path}: found several channels of 16 bits, which Pillow cuts to 8; save it as .npy")
         convert = {"LA": "L", "RGBA": "RGB"}.get(mode) if not alpha else None
         convert = "RGB" if mode == "P" and colours else convert
+        ImageOps.exif_transpose(opened, in_place=True)
         return np.array(opened.convert(convert) if convert else opened)
 
 

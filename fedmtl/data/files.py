@@ -98,6 +98,10 @@ class FileSource(DataSource):
             self._memory[key] = label
         return label
 
+    def forget(self) -> None:
+        """Drops what `cache: memory` has kept."""
+        self._memory = {}
+
     def recipe(self, what: str) -> str:
         """What tells apart decoded forms of one file, for the cache."""
         task = self.tasks.get(what)

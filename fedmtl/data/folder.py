@@ -49,7 +49,7 @@ class Folder(FileSource):
     ) -> None:
         root = Path(root).expanduser()
         if not root.is_dir():
-            raise UserError(f"data.root: there is no folder {root}; it must hold {DESCRIPTION} and images/")
+            raise UserError(f"root: there is no folder {root}; it must hold {DESCRIPTION} and images/")
         description = read_description(root / DESCRIPTION)
         self.name = description.name
         self._kinds: dict[str, Files] = {"image": description.images, **description.labels}

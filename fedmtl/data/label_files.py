@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedmtl.data import decode
 from fedmtl.errors import UserError
@@ -135,10 +136,11 @@ class ClassLabels(Labels):
         count = task.channels
         if not 2 <= count <= decode.UNKNOWN:
             raise ValueError(f"num_classes must be 2 to {decode.UNKNOWN}, not {count}")
-        for key, given in (("class_names", self.class_names), ("colours", self.colours)):
-            if given is not None and len(given) != count:
-                raise ValueError(f"{key} must have one entry for each of the {count} classes, not {len(given)}")
         if self.colours is not None:
+            if len(self.colours) != count:
+                raise ValueError(
+                    f"colours must have one entry for each of the {count} classes, not {len(self.colours)}"
+                )
             self._check_colours(self.colours)
             return
         bad = [k for k in (self.values or {}).values() if not 0 <= k < count]
@@ -207,8 +209,9 @@ class ValueLabels(Labels):
 
     def stored(self, path: Path) -> Any:
         """The numbers with NaN where unknown, float64."""
-        values = decode.numbers(path, self.key).astype(np.float64)
-        values[np.isin(values, _several(self.invalid))] = np.nan
+        stored = decode.numbers(path, self.key)
+        values = stored.astype(np.float64)
+        values[_among(stored, self.invalid)] = np.nan
         return values * self.scale + self.offset
 
     def decode(self, task: Task | None, path: Path) -> Label:
@@ -251,7 +254,7 @@ class MaskLabels(Labels):
     def decode(self, task: Task | None, path: Path) -> Label:
         """0 and 1, uint8 (H, W), 255 unknown."""
         values = decode.plane(path, decode.numbers(path, self.key))
-        unknown = np.isin(values, _several(self.ignore)) | np.isnan(values)
+        unknown = _among(values, self.ignore) | np.isnan(values)
         known = values[~unknown]
         high = 255 if (known == 255).any() else 1
         bad = known[(known != 0) & (known != high)]
@@ -283,3 +286,9 @@ def files_in(folder: Path) -> Iterator[str]:
 
 def _several(value: float | list[float] | None) -> list[float]:
     return [] if value is None else value if isinstance(value, list) else [value]
+
+
+def _among(stored: NDArray[Any], value: float | list[float] | None) -> NDArray[np.bool_]:
+    """Where one of the values is stored; 0.1 is found in any floating-point type."""
+    wanted = _several(value)
+    return np.isin(stored, np.array(wanted, stored.dtype) if stored.dtype.kind == "f" else wanted)

@@ -66,7 +66,7 @@ class NYUDv2(FileSource):
     ) -> None:
         root = Path(root).expanduser()
         if not root.is_dir():
-            raise UserError(f"data.root: there is no folder {root}; it must hold {_IMAGES}")
+            raise UserError(f"root: there is no folder {root}; it must hold {_IMAGES}")
         layout = detect(root)
         if layout is None:
             raise UserError(f"{root}: is no layout of NYUD-v2 that is known; expected {_IMAGES}")

@@ -13,7 +13,7 @@ from fedmtl.errors import UserError
 from fedmtl.tasks import Edge, Normals, Parts, Saliency, SemSeg, Task
 
 LAYOUT = (
-    "data.root must hold JPEGImages/ID.jpg, ImageSets/Context/{train,val}.txt and, for the tasks in use, "
+    "it must hold JPEGImages/ID.jpg, ImageSets/Context/{train,val}.txt and, for the tasks in use, "
     "semseg/VOC12/ID.png or semseg/pascal-context/ID.png, human_parts/ID.mat, sal_distill/ID.png, "
     "normals_distill/ID.png, pascal-context/trainval/ID.mat"
 )
@@ -82,9 +82,9 @@ class PASCALContext(FileSource):
     ) -> None:
         root = Path(root).expanduser()
         if not root.is_dir():
-            raise UserError(f"data.root: there is no folder {root}; {LAYOUT}")
+            raise UserError(f"root: there is no folder {root}; {LAYOUT}")
         if not self.recognises(root):
-            raise UserError(f"data.root: {root} is no folder of PASCAL-Context; {LAYOUT}")
+            raise UserError(f"root: {root} is no folder of PASCAL-Context; {LAYOUT}")
         all_tasks = _tasks(tasks)
         self._voc = frozenset(path.stem for path in (root / "semseg" / "VOC12").glob("*.png"))
         self._have_parts: dict[Split, NDArray[np.bool_]] = {}

@@ -35,6 +35,8 @@ class Task(ABC):
     fill: ClassVar[float]
 
     def __init__(self, *, channels: int, weight: float) -> None:
+        if not weight >= 0:
+            raise ValueError(f"weight must be at least 0, not {weight}")
         self.channels = channels
         self.weight = weight
 
@@ -63,7 +65,8 @@ class Task(ABC):
 
     def unknown(self, size: tuple[int, ...]) -> Label:
         """The label of an image of this height and width of which nothing is known."""
-        return np.full(size, self.fill, np.uint8 if self.fill == 255 else np.float32)
+        shape = size if self.channels == 1 else (*size, self.channels)
+        return np.full(shape, self.fill, np.uint8 if self.fill == 255 else np.float32)
 
     def flip(self, label: Label) -> Label:
         """The label of the mirrored image (left and right swapped)."""
@@ -90,8 +93,14 @@ class ClassTask(Task):
     def __init__(self, *, channels: int, weight: float, class_names: list[str] | None = None) -> None:
         super().__init__(channels=channels, weight=weight)
         if class_names is not None and len(class_names) != channels:
-            raise ValueError(f"class_names must be {channels} names, one a class, not {len(class_names)}")
+            raise ValueError(
+                f"class_names must have one entry for each of the {channels} classes, not {len(class_names)}"
+            )
         self.class_names = class_names or [f"class {i}" for i in range(channels)]
+
+    def unknown(self, size: tuple[int, ...]) -> Label:
+        """255 everywhere."""
+        return np.full(size, self.fill, np.uint8)
 
     def to_target(self, label: Label) -> Tensor:
         """Class map (H, W) to int64 (H, W)."""

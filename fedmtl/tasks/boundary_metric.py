@@ -42,7 +42,7 @@ class BoundaryF(Metric):
     Args:
         max_distance: in image diagonals.
         exact: all 99 thresholds and all three numbers, or odsF alone over the thresholds 0.05, 0.10 … 0.95, which
-            can only be lower, by 0.0 … 0.3, and takes four fifths of the time.
+            can only be lower, by some tenths of a point, and takes four fifths of the time.
         processes: worker processes that evaluate images; 0 for none, None for up to 8 where images have 100,000
             pixels or more. They change no number. A script that is not `fedmtl` itself must then have its code
             under ``if __name__ == "__main__":``.

@@ -27,6 +27,8 @@ class Depth(Task):
 
     def __init__(self, *, max_depth: float = 80.0, weight: float = 1.0, pooling: Pooling = "pixel") -> None:
         super().__init__(channels=1, weight=weight)
+        if not max_depth > 0:
+            raise ValueError(f"max_depth must be above 0 m, not {max_depth}")
         self.max_depth, self.pooling = max_depth, pooling
         self.protocol = f"by {pooling}, below {max_depth:g} m"
         self.metric()  # refuses a wrong argument at once

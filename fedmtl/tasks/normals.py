@@ -34,10 +34,6 @@ class Normals(Task):
         """Mean angle in degrees, with the median and the shares under 11.25°, 22.5° and 30°."""
         return AngularError()
 
-    def unknown(self, size: tuple[int, ...]) -> Label:
-        """Zero vectors."""
-        return np.zeros((*size, 3), np.float32)
-
     def flip(self, label: Label) -> Label:
         """A mirrored image has the x component negated."""
         planes = label[:, ::-1].transpose(2, 0, 1).copy()  # by planes: several times faster than by pixels

@@ -5,6 +5,7 @@ from time import perf_counter
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -93,7 +94,7 @@ def federation_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for column in columns:
         table.add_column(column, justify="left" if column in ("client", "data", "tasks") else "right")
     for row in rows:
-        table.add_row(*(", ".join(row[c]) if isinstance(row[c], list) else str(row[c]) for c in columns))
+        table.add_row(*(escape(", ".join(row[c]) if isinstance(row[c], list) else str(row[c])) for c in columns))
     return table
 
 

@@ -71,14 +71,14 @@ class RunDirectory:
         """Writes results.json."""
         write_text(self.results, json.dumps(_finite(results), indent=2) + "\n")
 
-    def write_federation(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes federation.json, a row a client.
+    def write_federation(self, rows: Sequence[Mapping[str, Any]], *, again: bool) -> None:
+        """Writes federation.json, a row a client; a run that is gone on with (`again`) must have the same.
 
         Raises:
             UserError: the run began with other clients or other images.
         """
         text = "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]\n"
-        if self.federation.is_file() and self.federation.read_text(encoding="utf-8") != text:
+        if again and self.federation.is_file() and self.federation.read_text(encoding="utf-8") != text:
             raise UserError(
                 f"{self.federation}: the run began with other clients or images than it would go on with; "
                 "give it the data and lists that it had, or another --name"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedmtl.data import NYUDv2, Scenes
+from fedmtl.data import NYUDv2, PASCALContext, Scenes, decode
 from fedmtl.data.check import Problem, Values, check, in_both, measure
 from fedmtl.data.detect import open_root
 from fedmtl.errors import UserError
@@ -185,13 +185,31 @@ def test_view_still_refuses_missing_images(root):
 def test_the_files_themselves_are_looked_at_whatever_the_cache(root, tmp_path, monkeypatch):
     monkeypatch.setenv("FEDMTL_CACHE", str(tmp_path))
     source = NYUDv2(root, cache="memory")
-    source.view("train", TASKS).sample(1)
-    source.cache = "none"
-    check(source, TASKS, workers=0)
+    source.view("train", TASKS).sample(0)
+    kept = source.load("train", 0, "depth")
+    (root / "depth" / f"{source.ids('train')[0]}.npy").write_bytes(b"x")
+    found = check(source, TASKS, workers=0)["train"]["depth"]
+    assert [problem.kind for problem in found.problems] == ["unreadable"]
+    assert source.load("train", 0, "depth") is kept
     disk = NYUDv2(root, cache="disk")
     check(disk, TASKS, workers=0)
     assert disk.cache == "disk"
     assert not any(tmp_path.iterdir())
+
+
+def test_files_that_are_decoded_once_are_decoded_again(pascal_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDMTL_CACHE", str(tmp_path))
+    source = PASCALContext(pascal_root())
+    source.view("train", ["edge"]).sample(0)
+    cached = sorted(tmp_path.rglob("*.npy"))
+    read = []
+    matlab = decode.matlab
+    monkeypatch.setattr(decode, "matlab", lambda path, key: read.append(path.stem) or matlab(path, key))
+    for _ in range(2):
+        found = check(source, ["edge"], workers=0)
+        assert found["train"]["edge"].good + found["val"]["edge"].good == 6
+    assert len(read) == 12
+    assert sorted(tmp_path.rglob("*.npy")) == cached
 
 
 @pytest.mark.slow

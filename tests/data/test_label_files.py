@@ -248,3 +248,23 @@ def test_unsigned_files_may_be_mapped_from_negative_values_too(tmp_path: Path) -
     np.testing.assert_array_equal(decode.mapped(tmp_path, values, {-1: 255, 0: 0, 1: 1, 2: 0}, ""), [[0, 1], [0, 0]])
     with pytest.raises(UserError, match="found the value 9, expected"):
         decode.mapped(tmp_path, values + 9, {-1: 255, 0: 0, 1: 1, 2: 0}, "nothing else")
+
+
+def test_numbers_are_found_in_the_files_own_type(tmp_path: Path) -> None:
+    stored = np.array([[0.1, 1e20, 2.0]], np.float32)
+    images = {f"images/{name}.png": BLACK[:1, :3] for name in "ab"}
+    labels = {f"depth/{name}.npy": stored for name in "ab"}
+    root = make_folder(tmp_path, {"tasks": {"depth": {"invalid": [0.1, 1e20]}}}, {**images, **labels})
+    assert label(root, "depth", "a").tolist() == [[0, 0, 2]]
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_pictures_are_turned_as_they_say(tmp_path: Path, orientation: int) -> None:
+    upright = np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3)
+    turns = {3: 2, 6: 1, 8: 3}[orientation]  # how far the stored picture is turned to the left
+    picture = Image.fromarray(np.rot90(upright, turns))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(decode.image(None, tmp_path / "a.png"), upright)
+    np.testing.assert_array_equal(decode.numbers(tmp_path / "a.png"), upright)

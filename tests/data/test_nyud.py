@@ -152,7 +152,7 @@ def write(content: bytes, *parts: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (delete(), r"data\.root: there is no folder .*; it must hold images/ID\.png or images/ID\.jpg"),
+        (delete(), r"^root: there is no folder .*; it must hold images/ID\.png or images/ID\.jpg"),
         (delete("images"), r"is no layout of NYUD-v2 that is known; expected images/ID\.png or images/ID\.jpg as in"),
         (delete("gt_sets", "val.txt"), r"val\.txt: cannot read the split file \(No such file.*\)"),
         (write(b"\n \n", "gt_sets", "train.txt"), r"train\.txt: the split file is empty, expected the ID"),

@@ -300,9 +300,9 @@ def write(content: bytes, *parts: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (delete(), r"^data\.root: there is no folder .*PASCALContext; data\.root must hold JPEGImages/ID\.jpg"),
-        (delete("JPEGImages"), r"^data\.root: .*PASCALContext is no folder of PASCAL-Context; data\.root must hold"),
-        (delete("ImageSets", "Context"), r"PASCALContext is no folder of PASCAL-Context; data\.root must hold"),
+        (delete(), r"^root: there is no folder .*PASCALContext; it must hold JPEGImages/ID\.jpg"),
+        (delete("JPEGImages"), r"^root: .*PASCALContext is no folder of PASCAL-Context; it must hold"),
+        (delete("ImageSets", "Context"), r"PASCALContext is no folder of PASCAL-Context; it must hold"),
         (delete("ImageSets", "Context", "val.txt"), r"val\.txt: cannot read the split file"),
         (write(b"a\nb.jpg/", "ImageSets", "Context", "train.txt"), r"train\.txt, line 2: found 'b\.jpg/', expected"),
     ],

@@ -53,7 +53,7 @@ def test_mistakes_before_a_configuration(fedmtl: Callable[..., Any], words: list
         (["--data.trian", "3"], "'trian' is not accepted"),
         (["--data", "fedmtl.data.Nothing"], "fedmtl.data.Nothing"),
         (["--data.size", "4"], "size must be 8 to 512"),
-        (["--data", "fedmtl.data.NYUDv2", "--data.root", "nowhere"], "data.root: there is no folder nowhere"),
+        (["--data", "fedmtl.data.NYUDv2", "--data.root", "nowhere"], "root: there is no folder nowhere"),
         (["--clients", "[]"], "clients: the list is empty"),
         (["--clients", "[{tasks: [dept]}]"], "clients[0].tasks: scenes has no 'dept'; it has semseg, depth"),
         (["--clients", "[{tasks: [depth], count: 19}]"], "19 clients can't share 18 training images"),
@@ -209,7 +209,8 @@ def test_a_file_changes_part_of_its_bases_classes(tmp_path: Path) -> None:
     )
     config = parse(experiment_parser("fit", None), ["--data.val", "7", "--config", str(tmp_path / "own.yaml")])
     assert (config.model.init_args.channels, config.model.init_args.backbone) == (8, "convnext_atto")
-    assert (config.local.optimizer.init_args.lr, config.local.optimizer.init_args.weight_decay) == (0.5, 1e-4)
+    optimizer = config.local.init_args.optimizer.init_args
+    assert (optimizer.lr, optimizer.weight_decay) == (0.5, 1e-4)
     assert (config.fabric.threads, config.fabric.precision) == (2, "32-true")
     assert (config.data.init_args.val, config.data.init_args.train) == (7, 250)
-    assert config.upload[0].init_args.rho == 0.2
+    assert config.upload[0].init_args.rho == 0.5

@@ -1,6 +1,7 @@
 """Federations from YAML through the real command line: several data sets, partitions, what is printed and saved."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,18 @@ def test_a_run_is_not_gone_on_with_on_other_images(
     assert result.code == 2
     assert "the run began with other clients or images" in result.error
     assert run(tmp_path).exists()
+
+
+def test_a_run_without_a_checkpoint_may_begin_again_with_other_settings(
+    domains: Callable[..., Path], fedmtl: Callable[..., Any], tmp_path: Path
+) -> None:
+    words = ["fit", "--config", domains(), "--resume", "auto"]
+    assert fedmtl(*words).code == 0
+    shutil.rmtree(run(tmp_path) / "checkpoints")
+    before = (run(tmp_path) / "federation.json").read_text()
+    result = fedmtl(*words, "--seed", "5")
+    assert result.code == 0, result.error
+    assert (run(tmp_path) / "federation.json").read_text() != before
 
 
 SMALL = {

@@ -242,9 +242,11 @@ def test_a_killed_run_goes_on_to_the_same_end(
         list(map(str, command)), env={**os.environ, "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE
     )
     assert process.stdout is not None
-    awaited = {"in the first round": b" steps a round", "in mid-round": b"round 2/6", "between rounds": b"round 3/6"}[
-        moment
-    ]
+    awaited = {
+        "in the first round": b"epochs and steps: of a round",
+        "in mid-round": b"round 2/6",
+        "between rounds": b"round 3/6",
+    }[moment]
     for line in process.stdout:
         if awaited in line:
             break

@@ -1,5 +1,7 @@
 """How each task's labels become targets, are mirrored, scaled, predicted and drawn."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -174,3 +176,51 @@ def test_class_names_default_to_numbers() -> None:
     assert Parts(num_classes=2).class_names == ["class 0", "class 1"]
     assert SemSeg(num_classes=2, class_names=["wall", "floor"]).class_names == ["wall", "floor"]
     assert Saliency().class_names == ["background", "salient"]
+
+
+class Flow(Depth):
+    """A task of one's own with two values a pixel."""
+
+    fill = -1.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels = 2
+
+
+@pytest.mark.parametrize(
+    ("task", "shape", "value"),
+    [
+        (SemSeg(num_classes=5), (4, 6), 255),
+        (Saliency(), (4, 6), 255),
+        (Edge(), (4, 6), 255),
+        (Depth(), (4, 6), 0),
+        (Normals(), (4, 6, 3), 0),
+        (Flow(), (4, 6, 2), -1),
+    ],
+)
+def test_an_unknown_label_has_the_form_of_a_known_one(task: Task, shape: tuple[int, ...], value: float) -> None:
+    label = task.unknown((4, 6))
+    assert label.shape == shape
+    assert (label == value).all()
+    assert label.dtype == (np.uint8 if value == 255 else np.float32)
+    output = torch.zeros(1, task.channels, 4, 6, requires_grad=True)
+    if not isinstance(task, Flow):
+        assert task.loss(output, task.to_target(label)[None]).item() == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Edge(positive_weight=9), r"positive_weight must be in \[0, 1\], not 9"),
+        (lambda: Depth(max_depth=-1), "max_depth must be above 0 m, not -1"),
+        (lambda: Normals(weight=-1), "weight must be at least 0, not -1"),
+        (
+            lambda: SemSeg(num_classes=3, class_names=["a"]),
+            "class_names must have one entry for each of the 3 classes, not 1",
+        ),
+    ],
+)
+def test_an_argument_that_means_nothing_is_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()

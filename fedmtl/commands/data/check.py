@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fedmtl.commands.data.sources import Chosen, Parser, choose
+from fedmtl.commands.data.parser import Parser
+from fedmtl.commands.data.sources import Chosen, choose
 from fedmtl.data.check import Finding, Findings, Values, check, in_both
 from fedmtl.data.source import SPLITS, Split
 from fedmtl.errors import UserError
@@ -42,6 +43,10 @@ def main(arguments: list[str]) -> None:
         found = walk(data, own.workers, console)
         both = in_both(data.source)
         console.print(table(name, data, found))
+        for split in SPLITS:
+            for task in data.tasks:
+                if found[split][task].good and not found[split][task].values.known:
+                    say(console, f"note: not one pixel of {split} has a label for {task}")
         if both:
             say(console, f"note: {len(both)} images are in train and in val, e.g. {both[0]}")
         reports.append(report(name, data, found, both))

@@ -1,8 +1,8 @@
 """`fedmtl data download`: says where data sets are to be had, in the copies that this field uses; downloads nothing."""
 
-import argparse
 from typing import NamedTuple
 
+from fedmtl.commands.data.parser import Parser
 from fedmtl.errors import UserError
 
 
@@ -119,7 +119,7 @@ def main(arguments: list[str]) -> None:
     Raises:
         UserError: nothing is known of a data set of that name.
     """
-    parser = argparse.ArgumentParser(prog="fedmtl data download", description=__doc__, allow_abbrev=False)
+    parser = Parser("download", __doc__)
     parser.add_argument("name", metavar="NAME", nargs="?", help=f"one of {', '.join(COPIES)}; all if left out")
     name = parser.parse_args(arguments).name
     if name is not None and name not in COPIES:

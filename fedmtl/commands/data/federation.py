@@ -28,8 +28,12 @@ def main(arguments: list[str]) -> None:
     rows = table(make_clients(objects.clients, objects.data, objects.partition, seed=objects.seed), objects.local)
     Console().print(federation_table(rows))
     if config.save:
-        lists = ",\n".join(f"{json.dumps(row['client'])}: {json.dumps(row['ids'])}" for row in rows)
+        lists = ",\n".join(f"{_json(row['client'])}: {_json(row['ids'])}" for row in rows)
         try:
             write_text(Path(config.save), f"{{\n{lists}\n}}\n")
         except OSError as error:
             raise UserError(f"--save: can't write {config.save}: {error.strerror}") from error
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -8,7 +8,8 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from fedmtl.commands.data.sources import Chosen, Parser, choose
+from fedmtl.commands.data.parser import Parser
+from fedmtl.commands.data.sources import Chosen, choose
 from fedmtl.data.source import SPLITS, DataSource, Sample, Split
 from fedmtl.data.transforms import MEAN, STD
 from fedmtl.errors import UserError

@@ -3,8 +3,9 @@
 import argparse
 import inspect
 from collections.abc import Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
+from fedmtl.commands.data.parser import Parser
 from fedmtl.data import DataSource
 from fedmtl.data.detect import open_root
 from fedmtl.errors import UserError
@@ -15,17 +16,6 @@ class Chosen(NamedTuple):
 
     source: DataSource
     tasks: list[str]
-
-
-class Parser(argparse.ArgumentParser):
-    """Words of the command line; a mistake is a `UserError`."""
-
-    def __init__(self, command: str, description: str | None) -> None:
-        super().__init__(prog=f"fedmtl data {command}", description=description, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        """Raises `UserError`."""
-        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def choose(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Chosen]]:
@@ -52,7 +42,7 @@ def choose(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace
     own, others = parser.parse_known_args(arguments)
     if by_file and others and not others[0].startswith("-"):
         raise UserError(f"give a folder or --config FILE, not both: {others[0]}, {own.config[0]}")
-    if by_file and own.tasks:
+    if by_file and own.tasks is not None:
         raise UserError("--tasks goes with a folder; with --config, the clients' tasks are taken")
     if by_file:
         return own, of_experiment([*(f"--config={file}" for file in own.config), *others])
@@ -61,7 +51,7 @@ def choose(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace
     if own.root is None:
         raise UserError("give the folder of a data set, or --config FILE for those of an experiment")
     source = open_root(own.root)
-    tasks = own.tasks.split(",") if own.tasks else list(source.tasks)
+    tasks = own.tasks.split(",") if own.tasks is not None else list(source.tasks)
     return own, {source.name: Chosen(source, _known(source, tasks))}
 
 
