@@ -250,7 +250,12 @@ def _noun(kind: Any) -> str:
     if origin is Literal:
         return f"choice of {' or '.join(map(str, inner))}"
     if origin in (list, tuple, Sequence):
-        return f"list of {_noun(inner[0])}s"
+        return f"list of {_nouns(inner[0])}"
     if origin in (dict, Mapping):
-        return "mapping" if Any in inner else f"mapping of {_noun(inner[0])}s to {_noun(inner[1])}s"
+        return f"mapping of {_nouns(inner[0])}" + ("" if Any in inner else f" to {_nouns(inner[1])}")
     return NOUNS.get(kind, str(kind))
+
+
+def _nouns(kind: Any) -> str:
+    head, of, rest = _noun(kind).partition(" of ")
+    return f"{head}s{of}{rest}"

@@ -34,7 +34,7 @@ CLASSES = GREY % 3
         ("tasks: {edge: {}, edge: {}}", r"dataset\.yaml: is not YAML \(the key edge is there twice"),
         ("name: x", r"dataset\.yaml: needs the key tasks"),
         ("tasks: {}", r"dataset\.yaml: needs the key tasks"),
-        ("tasks: [edge]", r"dataset\.yaml: tasks must be a mapping, not \['edge'\]"),
+        ("tasks: [edge]", r"dataset\.yaml: tasks must be a mapping of words, not \['edge'\]"),
         ("task: {edge: {}}", r"dataset\.yaml: there is no key 'task', did you mean 'tasks'\?"),
         ("colour: 1\ntasks: {edge: {}}", r"no key 'colour'; the keys are name, splits, images, tasks"),
         ("name: 7\ntasks: {edge: {}}", r"dataset\.yaml: name must be a word, not 7"),
@@ -97,7 +97,7 @@ CLASSES = GREY % 3
         ("tasks: {edge: {}}\nimages: {bands: [1, 2]}", r"images: bands must be one or three numbers from 1"),
         ("tasks: {edge: {}}\nimages: {bands: [0, 1, 2]}", r"images: bands must be one or three numbers from 1"),
         ("tasks: {edge: {}}\nimages: {band: [1]}", r"images: there is no key 'band', did you mean 'bands'\?"),
-        ("tasks: {edge: {}}\nimages: pictures", r"images must be a mapping, not 'pictures'"),
+        ("tasks: {edge: {}}\nimages: pictures", r"images must be a mapping of words, not 'pictures'"),
         (
             "tasks: {x: {class_path: no.such.Task}}",
             r"task x: class_path 'no\.such\.Task' cannot be imported \(ModuleNot",

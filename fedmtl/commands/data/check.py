@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
     if own.workers is not None and own.workers < 0:
         raise UserError(f"--workers must be 0 or more, not {own.workers}")
     if own.report:
-        write(own.report, "")  # now rather than after minutes of work
+        write(own.report, "", mode="a")  # now rather than after minutes of work
     console = Console()
     reports = []
     for name, data in chosen.items():
@@ -180,14 +180,15 @@ def _entry(data: Chosen, what: str, finding: Finding) -> dict[str, Any]:
     return entry
 
 
-def write(path: Path, content: str) -> None:
-    """Writes the JSON file.
+def write(path: Path, content: str, mode: str = "w") -> None:
+    """Writes the JSON file, or with mode ``"a"`` adds to it.
 
     Raises:
         UserError: it can't be written.
     """
     try:
-        path.write_text(content, encoding="utf-8")
+        with path.open(mode, encoding="utf-8") as file:
+            file.write(content)
     except OSError as error:
         raise UserError(f"--report: can't write {path} ({error.strerror})") from error
 
