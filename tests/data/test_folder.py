@@ -229,7 +229,7 @@ def test_usual_folders(make: Callable[..., Path]) -> None:
         ({"val": "x.txt", "by": "folder"}, {}, "splits: by goes with a share for val"),
         ({"by": "patient"}, {}, "splits: by must be a choice of image or folder, not 'patient'"),
         ({"seed": 0.5}, {}, "splits: seed must be a whole number, not 0.5"),
-        ("val.txt", {}, "splits must be a mapping, not 'val.txt'"),
+        ("val.txt", {}, "splits must be a mapping of words, not 'val.txt'"),
         ({"val": "x.txt"}, {"x.txt": "a0/0\na0/02\n"}, r"x\.txt, line 2: there is no image 'a0/02', did you mean"),
         (
             {"val": "x.txt"},
