@@ -3,7 +3,8 @@
 import inspect
 import re
 from argparse import ArgumentError
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +113,16 @@ def instantiate(parser: ArgumentParser, config: Namespace, *, restored: bool = F
         for key, value in {"pretrained": False, "weights": None}.items():
             if key in config.model.get("init_args", {}):
                 config.model.init_args[key] = value
-    try:
+    with plain_errors():
         objects = parser.instantiate(config)
         return Experiment(**{key: objects[key] for key in inspect.signature(Experiment).parameters})
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """What a constructor says of a wrong value becomes a `UserError` of one line."""
+    try:
+        yield
     except (ValueError, TypeError) as error:
         raise UserError(clear(str(error))) from error
 

@@ -65,6 +65,7 @@ class FileSource(DataSource):
         self._ids = {split: list(ids[split]) for split in SPLITS}
         self._folders = {split: (folders or {}).get(split, split) for split in SPLITS}
         self._memory: dict[tuple[Split, int, str], Label] = {}
+        self._complete: set[tuple[Split, str]] = set()  # of what no file of a split is missing
 
     def ids(self, split: Split) -> Sequence[str]:
         """Names of the images of a split, in the order of its list."""
@@ -123,16 +124,19 @@ class FileSource(DataSource):
         return found
 
     def require(self, split: Split, what: str) -> None:
-        """Finds missing files before any training.
+        """Finds missing files before any training; looks once, however many clients have a view.
 
         Raises:
             UserError: a file of the split is missing.
         """
+        if (split, what) in self._complete:
+            return
         missing = self.missing(split, what)
         if missing:
             kind = "images" if what == "image" else f"{what} labels"
             count = f"{len(missing)} of the {len(self._ids[split])} {kind} of the {split} split are missing"
             raise UserError(f"{missing[0]}: no such file, {count}; complete the folder or take them out of the split")
+        self._complete.add((split, what))
 
     def view(
         self, split: Split, tasks: Sequence[str], indices: Sequence[int] | None = None, *, prefix: str = ""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedmtl.commands.configuration import clear, experiment_parser, parse
+from fedmtl.commands.configuration import experiment_parser, parse, plain_errors
 from fedmtl.errors import UserError
 from fedmtl.federation import make_clients, table
 from fedmtl.tracking.display import federation_table
@@ -21,10 +21,8 @@ def main(arguments: list[str]) -> None:
         help="a JSON file for the names of each client's images, in the form that fedmtl.data.ListFile takes",
     )
     config = parse(parser, arguments)
-    try:
+    with plain_errors():
         objects = parser.instantiate(config)
-    except (ValueError, TypeError) as error:
-        raise UserError(clear(str(error))) from error
     rows = table(make_clients(objects.clients, objects.data, objects.partition, seed=objects.seed), objects.local)
     Console().print(federation_table(rows))
     if config.save:

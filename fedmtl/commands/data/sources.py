@@ -67,16 +67,14 @@ def of_experiment(words: list[str]) -> dict[str, Chosen]:
     # folders do without these, and without the seconds that loading them takes
     from jsonargparse import ArgumentParser, Namespace
 
-    from fedmtl.commands.configuration import clear, experiment_parser, parse
+    from fedmtl.commands.configuration import experiment_parser, parse, plain_errors
     from fedmtl.experiment import Experiment
 
     config = parse(experiment_parser("data", None), words)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--data", type=inspect.signature(Experiment).parameters["data"].annotation)
-    try:
+    with plain_errors():
         data = parser.instantiate(Namespace(data=config.data)).data  # type: ignore[no-untyped-call]
-    except (ValueError, TypeError) as error:
-        raise UserError(clear(str(error))) from error
     sources = {data.name: data} if isinstance(data, DataSource) else data
     return {key: Chosen(source, _used(config.clients, key, source)) for key, source in sources.items()}
 
