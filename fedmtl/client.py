@@ -1,18 +1,20 @@
 """A client: its task heads on the shared encoder, its images, its own state, and how it trains locally."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from lightning import Fabric, LightningModule
+from lightning.fabric.utilities import move_data_to_device
 from lightning.fabric.wrappers import _FabricModule, _FabricOptimizer
+from lightning_utilities.core.apply_func import apply_to_collection
 from timm.scheduler.scheduler import Scheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from fedmtl.algorithms import FedAvg, LocalAlgorithm
+from fedmtl.algorithms import FedAvg, LocalAlgorithm, LocalRound, Message, Phase
 from fedmtl.data import Partition, View
 from fedmtl.data.loader import SeededBatches
 from fedmtl.models import UnifiedModel
@@ -21,6 +23,11 @@ from fedmtl.vector import PartState
 
 ClientOptimizer = Callable[[Iterable[Tensor]], Optimizer]
 ClientSchedule = Callable[[Optimizer, int], Scheduler]
+ModelFactory = Callable[[Mapping[str, int], int], UnifiedModel]  # from output channels by head, and input channels
+Plan = Sequence[tuple[Phase, Sequence[Iterable[Mapping[str, Tensor]]]]]  # each phase with the batches of its epochs
+
+
+SERVERS = "server"  # the architecture of the server's model
 
 
 @dataclass
@@ -34,6 +41,12 @@ class ClientGroup:
         name: their name in tables and metrics (default: the tasks, joined by "+").
         partition: how their images are shared out among them (default: as among all others of the data set).
         epochs: their local epochs a round (default: those of `local`).
+        input: what they read: ``image``, or another modality by its task's name, e.g. ``depth``.
+        model: a model of another architecture (default: the experiment's).
+        match: which weights such a model shares with the server's: tensors of equal name and ``shape``, or the
+            ``leading`` channels of tensors of equal name.
+        private: name patterns of encoder tensors that they never share (default: none; for another input, the
+            first convolution).
     """
 
     tasks: list[str]
@@ -42,6 +55,10 @@ class ClientGroup:
     name: str | None = None
     partition: Partition | None = None
     epochs: int | None = None
+    input: str = "image"
+    model: ModelFactory | None = None
+    match: Literal["shape", "leading"] = "shape"
+    private: list[str] | None = None
 
 
 @dataclass
@@ -49,12 +66,48 @@ class ClientState:
     """What a client keeps for itself between rounds.
 
     Attributes:
-        optimizer: state of its local optimizer.
-        personal: weights of the parts that it does not share, by part name.
+        optimizer: states of its local optimizer, by phase.
+        personal: weights of the parts that it does not share, or shares in part only, by part name.
+        own: weights of a model of its own beside the shared one, by part name; where the algorithm has one.
+        algorithm: vectors that its local algorithm keeps, by name and part.
+        upload: tensors that its upload transforms keep, by place of the transform and name.
     """
 
-    optimizer: dict[str, Any] | None = None
+    optimizer: dict[str, dict[str, Any]] = field(default_factory=dict)
     personal: dict[str, PartState] = field(default_factory=dict)
+    own: dict[str, PartState] = field(default_factory=dict)
+    algorithm: Message = field(default_factory=dict)
+    upload: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+    def is_finite(self) -> bool:
+        """Whether the weights that it keeps hold neither NaN nor infinity."""
+        return all(part.is_finite() for parts in (self.personal, self.own) for part in parts.values())
+
+    def to(self, device: torch.device) -> "ClientState":
+        """The same on a device; states of optimizers go there when they are loaded."""
+        return ClientState(
+            move_data_to_device(self.optimizer, device) if device.type == "cpu" else self.optimizer,
+            {name: part.to(device) for name, part in self.personal.items()},
+            {name: part.to(device) for name, part in self.own.items()},
+            move_data_to_device(self.algorithm, device),
+            move_data_to_device(self.upload, device),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain containers and tensors."""
+        weights = {
+            kind: {name: part.state_dict() for name, part in parts.items()}
+            for kind, parts in (("personal", self.personal), ("own", self.own))
+        }
+        return {"optimizer": self.optimizer, "algorithm": self.algorithm, "upload": self.upload, **weights}
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> "ClientState":
+        """The way back."""
+        weights = {
+            kind: {name: PartState(**part) for name, part in state[kind].items()} for kind in ("personal", "own")
+        }
+        return cls(**{**state, **weights})
 
 
 @dataclass
@@ -67,6 +120,7 @@ class Client:
         images: its shard of the training images, with labels for its tasks.
         data: name of its data set in the experiment.
         epochs: local epochs a round, None for what all do.
+        architecture: which of the engine's models it trains.
         state: what it keeps between rounds.
     """
 
@@ -75,6 +129,7 @@ class Client:
     images: View
     data: str
     epochs: int | None = None
+    architecture: str = SERVERS
     state: ClientState = field(default_factory=ClientState)
 
     @property
@@ -108,11 +163,6 @@ class ClientModule(LightningModule):
         outputs = self(batch["image"])
         losses = {name: self.tasks[name].weight * self.tasks[name].loss(outputs[name], batch[name]) for name in outputs}
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
-
-    def trained(self) -> list[nn.Parameter]:
-        """Parameters of the encoder and of the active heads."""
-        parts = [self.model.encoder, *(self.model.heads[name] for name in self.active)]
-        return [parameter for part in parts for parameter in part.parameters()]
 
 
 class LocalTraining:
@@ -153,11 +203,15 @@ class LocalTraining:
         return client.epochs or self.epochs
 
     def order(self, client: Client, *, seed: int, round: int) -> list[SeededBatches]:
-        """What a client's batches are in each local epoch of a round."""
+        """What a client's batches are in each local epoch of a round, all phases one after the other."""
         return [
             SeededBatches(len(client.images), self.batch_size, seed=seed, keys=(client.name, round, epoch))
-            for epoch in range(self.epochs_of(client))
+            for epoch in range(sum(phase.epochs for phase in self.phases(client)))
         ]
+
+    def phases(self, client: Client) -> list[Phase]:
+        """The stretches of a client's round."""
+        return self.algorithm.phases(self.epochs_of(client))
 
     def steps(self, client: Client) -> int:
         """Local steps of a client in a round."""
@@ -167,53 +221,76 @@ class LocalTraining:
         self,
         fabric: Fabric,
         module: _FabricModule,
-        epochs: Sequence[Iterable[Mapping[str, Tensor]]],
+        run: LocalRound,
+        plan: Plan,
         *,
-        anchors: Sequence[Tensor],
         round: int,
         rounds: int,
-        optimizer_state: dict[str, Any] | None,
+        optimizer_states: Mapping[str, dict[str, Any]],
         on_step: Callable[[], None],
-    ) -> tuple[dict[str, float], dict[str, Any] | None]:
+    ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
         """Trains the module's active tasks in place.
 
         Args:
             fabric: where to train.
-            module: the resident module, as set up by `fabric`, with the global weights in it.
-            epochs: the batches of each local epoch.
-            anchors: values of `module.trained()` at the start of the round.
+            module: the resident module, as set up by `fabric`, with the weights to start from in it.
+            run: the round as the algorithm sees it.
+            plan: the phases, each with the batches of its epochs.
             round: number of the round, from 1.
             rounds: rounds of the whole run, for the schedule.
-            optimizer_state: state from the client's last round, if kept.
+            optimizer_states: states from the client's last round, by phase; those that were kept.
             on_step: called after every step.
 
         Returns:
-            Mean losses (``"loss"`` and each task's), and the optimizer state to keep.
+            Mean losses over the steps (``"loss"`` and each task's), and the optimizer states to keep.
         """
-        parameters = module.trained()
-        optimizer = self.optimizer(parameters)
-        if optimizer_state is not None:
-            optimizer.load_state_dict(deepcopy(optimizer_state))  # it would train on the kept tensors themselves
-        schedule = self.schedule(optimizer, rounds * len(epochs)) if self.schedule else None
-        wrapped = cast(_FabricOptimizer, fabric.setup_optimizers(optimizer))
         module.train()
         totals: dict[str, Tensor] = {}
         steps = 0
-        for epoch, batches in enumerate(epochs, start=(round - 1) * len(epochs)):
-            if schedule is not None:
-                schedule.step(epoch)
-            for batch in batches:
-                with fabric.autocast():  # Fabric does not wrap training_step itself on one device
-                    losses = module.training_step(fabric.to_device(batch), steps)
-                fabric.backward(losses["loss"])
-                self.algorithm.correct_gradients(parameters, anchors)
-                if self.clip_norm is not None:
-                    fabric.clip_gradients(module, wrapped, max_norm=self.clip_norm, error_if_nonfinite=False)
-                wrapped.step()
-                wrapped.zero_grad(set_to_none=True)
-                for name, value in losses.items():
-                    totals[name] = totals.get(name, 0) + value.detach()  # a tensor: reading it would stall a GPU
-                steps += 1
-                on_step()
-        losses_mean = {name: float(total) / max(steps, 1) for name, total in totals.items()}
-        return losses_mean, optimizer.state_dict() if self.keep_optimizer else None
+        states: dict[str, dict[str, Any]] = {}
+        for phase, epochs in plan:
+            optimizer = self.optimizer([p for n, part in run.parts.items() if phase.has(n) for p in part.parameters])
+            if phase.name in optimizer_states:  # copied, or it would train on the kept tensors themselves
+                optimizer.load_state_dict(apply_to_collection(optimizer_states[phase.name], Tensor, torch.clone))
+            schedule = self.schedule(optimizer, rounds * len(epochs)) if self.schedule else None
+            wrapped = cast(_FabricOptimizer, fabric.setup_optimizers(optimizer))
+            run.phase, run.optimizer = phase, optimizer
+            with _frozen(run):
+                for epoch, batches in enumerate(epochs, start=(round - 1) * len(epochs)):
+                    if schedule is not None:
+                        schedule.step(epoch)
+                    for batch in batches:
+                        with fabric.autocast():  # Fabric does not wrap training_step itself on one device
+                            losses = module.training_step(fabric.to_device(batch), steps)
+                        fabric.backward(losses["loss"])
+                        self.algorithm.correct_gradients(run)
+                        if phase.moves:
+                            if self.clip_norm is not None:
+                                fabric.clip_gradients(
+                                    module, wrapped, max_norm=self.clip_norm, error_if_nonfinite=False
+                                )
+                            wrapped.step()
+                            for name, value in losses.items():  # tensors: reading them would stall a GPU
+                                totals[name] = totals.get(name, 0) + value.detach()
+                            steps += 1
+                        wrapped.zero_grad(set_to_none=True)
+                        on_step()
+            if self.keep_optimizer and phase.moves:
+                states[phase.name] = optimizer.state_dict()
+        return {name: float(total) / max(steps, 1) for name, total in totals.items()}, states
+
+
+@contextmanager
+def _frozen(run: LocalRound) -> Iterator[None]:
+    """Parts that the phase does not train gather no gradients; where nothing moves, buffers don't either."""
+    others = [p for name, part in run.parts.items() if not run.phase.has(name) for p in part.parameters]
+    before = {} if run.phase.moves else {name: part.read() for name, part in run.parts.items()}
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
+        for name, state in before.items():
+            run.parts[name].load(state)

@@ -1,6 +1,6 @@
 """An experiment: every key of a configuration file, checked and built into an orchestrator."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
@@ -8,18 +8,17 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fedmtl.aggregation import UploadTransform
-from fedmtl.client import ClientGroup, ClientModule, LocalTraining
+from fedmtl.client import SERVERS, ClientGroup, ClientModule, LocalTraining, ModelFactory
 from fedmtl.data import DataSource, Partition, View
+from fedmtl.diagnostics import Diagnostics
 from fedmtl.engine import FabricConfig, InProcess
 from fedmtl.errors import UserError
 from fedmtl.federation import make_clients, validation_views
-from fedmtl.models import UnifiedModel
+from fedmtl.matching import first_conv
 from fedmtl.orchestrator import Orchestrator
 from fedmtl.seeding import derive_seed
 from fedmtl.server import Server
 from fedmtl.tracking import Tracker
-
-ModelFactory = Callable[[Mapping[str, int]], UnifiedModel]
 
 
 class Experiment:
@@ -33,7 +32,7 @@ class Experiment:
         data: the data set; or several by name, and then heads are named ``<data set>_<task>``.
         clients: groups of clients, each with its tasks, and its data set if there are several.
         partition: how the training images of a data set are shared out among its clients.
-        model: the unified model.
+        model: the unified model; groups of clients may have one of another architecture.
         local: how a client trains.
         upload: transforms of a client's update before it is sent, in order.
         server: how updates are merged.
@@ -44,6 +43,7 @@ class Experiment:
         eval_batch_size: images a batch in evaluation.
         checkpoint_every: rounds between checkpoints.
         pictures: validation images that are drawn at an evaluation; 0 for none.
+        diagnostics: how often, and how, the interference of the clients' updates is measured; null for never.
         baseline: folder or results.json of a finished run that Δm compares with.
         tracker: where metrics go besides the run's own folder; null for nowhere.
         fabric: device, precision, threads.
@@ -73,6 +73,7 @@ class Experiment:
         eval_batch_size: int = 16,
         checkpoint_every: int = 1,
         pictures: int = 4,
+        diagnostics: Diagnostics | None = None,
         baseline: str | None = None,
         tracker: Tracker | None = None,
         fabric: FabricConfig | None = None,
@@ -100,41 +101,69 @@ class Experiment:
         server = server or Server()
         check_optimizer("local.optimizer", local.optimizer)
         check_optimizer("server.optimizer", server.make_optimizer)
-        if upload and share == "none":
-            raise ValueError("upload: nothing is sent with share: none; leave upload out")
+        if share == "none":
+            unused = {"upload": bool(upload), "server": server.personal, "diagnostics": diagnostics is not None}
+            for key in (key for key, given in unused.items() if given):
+                raise ValueError(f"{key}: nothing is sent with share: none; leave {key} out")
+        algorithm = local.algorithm
+        algorithm.check(share)
+        rule = algorithm.server()
+        several = any(client.architecture != SERVERS for client in members)
+        if several and algorithm.sends_vectors:
+            raise ValueError(
+                f"local.algorithm: {type(algorithm).__name__} exchanges vectors of one architecture; "
+                "leave out the groups' model and input"
+            )
+        server.check(rule=rule, upload=upload or [], several_architectures=several and share != "none")
         settings = fabric or FabricConfig()
         device = settings.build()
         torch.manual_seed(derive_seed(seed, "weights"))
-        module = ClientModule(model({name: task.channels for name, task in tasks.items()}), tasks)
-        shared = {"model": lambda part: True, "encoder": lambda part: part == "encoder", "none": lambda part: False}
+        channels = {name: task.channels for name, task in tasks.items()}
+        module = ClientModule(model(channels, 3), tasks)
+        rules: dict[str, Callable[[str], bool]] = {
+            "model": lambda part: True,
+            "encoder": lambda part: part == "encoder",
+            "none": lambda part: False,
+        }
+        shared = rules[share]
         self.engine = InProcess(
             fabric=device,
             module=module,
             local=local,
             upload=upload or [],
-            shared=shared[share],
+            shared=shared,
             seed=seed,
             rounds=rounds,
             workers=settings.workers,
             eval_batch_size=eval_batch_size,
         )
-        for view in {id(client.images.source): client.images for client in members}.values():
-            self._check_image_size(view)
-        for view in validation.values():
-            self._check_image_size(view)
-        server.start(self.engine.state())
+        for i, group in enumerate(clients):
+            of_group = [client for client in members if client.architecture == f"clients[{i}]"]
+            if of_group:
+                torch.manual_seed(derive_seed(seed, "weights"))  # equal models start from equal weights
+                own = ClientModule((group.model or model)(channels, of_group[0].images.channels), tasks)
+                private = group.private
+                if private is None:
+                    private = first_conv(own.model.encoder) if group.input != "image" else []
+                self.engine.add_architecture(f"clients[{i}]", own, match=group.match, private=private)
+        for client in {(id(c.images.source), c.architecture): c for c in members}.values():
+            for view in (client.images, validation[client.data].only(client.tasks, input=client.images.input)):
+                self._check_image_size(view, client.architecture)
+        parts = {client.name: [name for name in client.parts if shared(name)] for client in members}
+        server.start(self.engine.state(), rule=rule, parts=parts, layouts=self.engine.layouts())
         self.orchestrator = Orchestrator(
             engine=self.engine,
             server=server,
             clients=members,
             validation=validation,
-            unified=share == "model",
+            unified=share == "model" and not (server.personal or algorithm.personal or several),
             rounds=rounds,
             seed=seed,
             participation=participation,
             eval_every=eval_every,
             checkpoint_every=checkpoint_every,
             pictures=pictures,
+            diagnostics=diagnostics,
         )
         if baseline:
             self.orchestrator.compare_with(baseline)
@@ -142,12 +171,29 @@ class Experiment:
         if server.min_clients > sampled:
             raise ValueError(f"server.min_clients is {server.min_clients}, but only {sampled} clients train in a round")
 
-    def _check_image_size(self, images: View) -> None:
+    def sharing(self) -> dict[str, dict[str, str]]:
+        """Where clients differ in architecture: by client, what it reads, how large its model is, and how much of that
+        and of the server's it shares."""
+        rows = {}
+        for client in self.orchestrator.clients if len(self.engine.residents) > 1 else ():
+            names = [name for name in client.parts if self.engine.shared(name)]
+            resident = self.engine.residents[client.architecture]
+            shared, server = resident.sharing(names) if names else (0, 0)
+            whole = sum(resident.parts[name].vector.numel() for name in client.parts)
+            rows[client.name] = {
+                "input": client.images.input,
+                "weights": f"{whole / 1e6:.2f} M",
+                "shares": f"{shared / whole:.0%}",
+                "of the server's": f"{shared / server:.0%}" if server else "0%",
+            }
+        return rows
+
+    def _check_image_size(self, images: View, architecture: str) -> None:
         """Tries the model on the first image: some backbones take only certain sizes."""
         image = images[0, 0]["image"]
         try:
             with torch.inference_mode():
-                self.engine.module.eval()(image[None].to(self.engine.fabric.device))
+                self.engine.residents[architecture].module.eval()(image[None].to(self.engine.fabric.device))
         except Exception as error:
             size = "×".join(map(str, image.shape[-2:]))
             raise UserError(f"model.backbone: it can't take images of {size} pixels: {error}") from error

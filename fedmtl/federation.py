@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fedmtl.client import Client, ClientGroup, LocalTraining
+from fedmtl.client import SERVERS, Client, ClientGroup, LocalTraining
 from fedmtl.data import IID, DataSource, Partition, View
 from fedmtl.errors import UserError
 from fedmtl.seeding import numpy_stream
@@ -25,6 +25,7 @@ class Member:
     data: str
     source: DataSource
     prefix: str
+    architecture: str
     partition: Partition
     shard: Sequence[int] = ()
 
@@ -70,9 +71,11 @@ def validation_views(clients: Sequence[Client], data: DataSource | Sources) -> d
     return views
 
 
-def table(clients: Sequence[Client], local: LocalTraining) -> list[dict[str, Any]]:
-    """A row a client: its name, data set, tasks, number of images, local epochs and steps of a round, and the names
-    of its images under ``"ids"``."""
+def table(
+    clients: Sequence[Client], local: LocalTraining, more: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[dict[str, Any]]:
+    """A row a client: its name, data set, tasks, number of images, local epochs and steps of a round, `more` by name of
+    the client, and the names of its images under ``"ids"``."""
     return [
         {
             "client": client.name,
@@ -81,6 +84,7 @@ def table(clients: Sequence[Client], local: LocalTraining) -> list[dict[str, Any
             "images": len(client.images),
             "epochs": local.epochs_of(client),
             "steps": local.steps(client),
+            **(more or {}).get(client.name, {}),
             "ids": [client.images.source.ids("train")[i] for i in client.images.indices],
         }
         for client in clients
@@ -123,7 +127,10 @@ def _members(groups: Sequence[ClientGroup], data: DataSource | Sources, partitio
             if heads.setdefault(prefix + task, key) != key:
                 raise UserError(f"data: {key} and {heads[prefix + task]} both get a head {prefix + task}; rename one")
         name = group.name or prefix + "+".join(group.tasks)
-        members += [Member(name, group, key, source, prefix, group.partition or partition) for _ in range(group.count)]
+        # a group with a model or an input of its own has its own architecture, named after the group's place
+        architecture = SERVERS if group.model is None and group.input == "image" else f"clients[{i}]"
+        own = group.partition or partition
+        members += [Member(name, group, key, source, prefix, architecture, own) for _ in range(group.count)]
     for member, name in zip(members, _numbered([member.name for member in members]), strict=True):
         member.name = name
     names = [member.name for member in members]
@@ -220,5 +227,5 @@ def _client(member: Member) -> Client:
             raise UserError(
                 f"clients: {member.name} has {len(member.shard)} images of {member.source.name} and no label for {task}"
             )
-    view = member.source.view("train", tasks, images, prefix=member.prefix)
-    return Client(member.name, tuple(view.tasks), view, member.data, epochs=member.group.epochs)
+    view = member.source.view("train", tasks, images, prefix=member.prefix, input=member.group.input)
+    return Client(member.name, tuple(view.tasks), view, member.data, member.group.epochs, member.architecture)

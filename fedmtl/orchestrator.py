@@ -1,5 +1,6 @@
 """The round: sample clients, train them, merge their updates, evaluate, log, checkpoint."""
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -9,9 +10,10 @@ from typing import Any
 import safetensors.torch
 
 from fedmtl.checkpoint import Checkpoints
-from fedmtl.client import Client, ClientState
+from fedmtl.client import SERVERS, Client, ClientState
 from fedmtl.data import View
 from fedmtl.delta_m import delta_m, load_baseline, mean, primary_metrics
+from fedmtl.diagnostics import Diagnostics, WarningSigns
 from fedmtl.engine import InProcess
 from fedmtl.seeding import numpy_stream
 from fedmtl.server import Server
@@ -20,6 +22,8 @@ from fedmtl.tracking.base import Picture
 from fedmtl.tracking.display import Display
 from fedmtl.tracking.figures import save_sheet, strips
 from fedmtl.vector import PartState
+
+log = logging.getLogger(__name__)
 
 TaskMetrics = dict[str, dict[str, float]]  # numbers of each metric, by task
 
@@ -40,6 +44,7 @@ class Orchestrator:
         eval_every: rounds between evaluations; the last round always has one.
         checkpoint_every: rounds between checkpoints; the last round always has one.
         pictures: how many validation images are drawn at an evaluation.
+        diagnostics: measures how updates interfere, None for not at all.
 
     Attributes:
         baseline: name and primary metrics (by task) that Δm compares with, None for no Δm.
@@ -59,14 +64,18 @@ class Orchestrator:
         eval_every: int = 1,
         checkpoint_every: int = 1,
         pictures: int = 4,
+        diagnostics: Diagnostics | None = None,
     ) -> None:
         self.engine, self.server, self.clients, self.validation = engine, server, list(clients), dict(validation)
         self.unified, self.rounds, self.seed, self.participation = unified, rounds, seed, participation
         self.eval_every, self.checkpoint_every = eval_every, checkpoint_every
-        self.pictures = pictures
+        self.pictures, self.diagnostics = pictures, diagnostics
         self.baseline: Mapping[str, Any] | None = None
         self.primary = primary_metrics({head: t for view in validation.values() for head, t in view.tasks.items()})
         self.measured_on = {name: len(view) for name, view in validation.items()}
+        self.signs = WarningSigns(self.primary, {client.name: client.tasks for client in clients})
+        self.details: dict[str, Any] = {}  # of the last round's diagnostics
+        self.refused: list[str] = []  # clients whose updates the last round left out
         self.round = 0  # rounds done
         self.first: dict[str, float] = {}  # each task's first primary metric that can be compared with
         self.best: dict[str, Any] | None = None
@@ -94,6 +103,10 @@ class Orchestrator:
                     self._draw(round, directory, tracker)
             self.round = round
             directory.append(row)
+            if self.details:
+                directory.append_details({"round": round, **self.details})
+            for warning in self.signs.look(row, self.refused):
+                log.warning("round %d: %s", round, warning)
             if tracker is not None:
                 tracker.log(row)
             display.end_round(row)
@@ -109,9 +122,13 @@ class Orchestrator:
         sent = 0
         chosen = self.sample(round)
         self.engine.prepare(chosen, round)
+        beside = self.server.broadcast()
+        diagnosing = self.diagnostics is not None and self.diagnostics.due(round)
         for client in chosen:
             display.start_client(client.name)
-            result = self.engine.train(client, self.server.state, round, display.step)
+            result = self.engine.train(
+                client, self.server.model_for(client.name), round, display.step, beside=beside, keep_raw=diagnosing
+            )
             for name, value in result.losses.items():
                 if name == "loss" or len(client.tasks) > 1:
                     row[f"train/{client.name}/{name}"] = value if math.isfinite(value) else None
@@ -119,15 +136,20 @@ class Orchestrator:
             if self.server.receive(result.update):
                 client.state = result.state  # a refused client goes on from its last good state
                 sent += result.update.num_bytes()
-        row["server/refused"] = len(self.server.refused)
+                if diagnosing and self.diagnostics and result.raw is not None:
+                    encoder = result.update.parts["encoder"]
+                    self.diagnostics.observe(client.name, result.raw, encoder, self.server.weight(result.update))
+        self.refused = self.server.refused
+        row["server/refused"] = len(self.refused)
         row["bytes/up"] = sent
-        row["bytes/down"] = sum(
-            part.num_bytes()
-            for client in chosen
-            for name, part in self.server.state.items()
-            if name in client.parts and self.engine.shared(name)
-        )
+        row["bytes/down"] = sum(self.engine.download_bytes(client, self.server.state, beside) for client in chosen)
+        before = self.server.state["encoder"].vector.clone() if diagnosing else None
         self.server.step()
+        self.details = {}
+        if before is not None and self.diagnostics:
+            layout, after = self.engine.layouts()["encoder"], self.server.state["encoder"].vector
+            numbers, self.details = self.diagnostics.measure(layout, before, after)
+            row |= numbers
         return row
 
     def sample(self, round: int) -> list[Client]:
@@ -139,8 +161,8 @@ class Orchestrator:
     def evaluate(self, *, exact: bool = True) -> TaskMetrics:
         """Every metric of every task on the whole validation splits; `exact` as in `Task.metric`."""
         found: dict[str, list[dict[str, float]]] = {name: [] for name in self.primary}
-        for weights, view in self._models():
-            for name, values in self.engine.evaluate(weights, view, exact=exact).items():
+        for architecture, weights, view in self._models():
+            for name, values in self.engine.evaluate(weights, view, exact=exact, architecture=architecture).items():
                 found[name].append(values)
         return {
             name: {metric: sum(v[metric] for v in several) / len(several) for metric in several[0]}
@@ -170,31 +192,26 @@ class Orchestrator:
     def export(self, directory: RunDirectory) -> None:
         """Saves the unified model's weights as ``unified/model.safetensors``."""
         self.engine.load(self.server.state)
-        weights = {name: value.detach().clone().cpu() for name, value in self.engine.module.model.state_dict().items()}
+        model = self.engine.resident.module.model
+        weights = {name: value.detach().clone().cpu() for name, value in model.state_dict().items()}
         directory.unified.mkdir(exist_ok=True)
         safetensors.torch.save_file(weights, directory.unified / "model.safetensors")
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs; random streams need nothing, they come from (seed, purpose, client, round)."""
-        clients = {
-            client.name: {
-                "optimizer": client.state.optimizer,
-                "personal": {name: part.state_dict() for name, part in client.state.personal.items()},
-            }
-            for client in self.clients
-        }
+        clients = {client.name: client.state.state_dict() for client in self.clients}
         progress = {"round": self.round, "first": self.first, "best": self.best, "last": self.last}
+        progress["signs"] = self.signs.state_dict()
         return {**progress, "baseline": self.baseline, "server": self.server.state_dict(), "clients": clients}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a `state_dict` of a run with the same configuration."""
         self.server.load_state_dict(state["server"])
         for client in self.clients:
-            saved = state["clients"][client.name]
-            personal = {name: PartState(**part) for name, part in saved["personal"].items()}
-            client.state = ClientState(saved["optimizer"], personal)
+            client.state = ClientState.from_state_dict(state["clients"][client.name])
         self.round, self.first, self.best, self.last = (state[key] for key in ("round", "first", "best", "last"))
         self.baseline = state["baseline"]
+        self.signs.load_state_dict(state["signs"])
 
     def compare_with(self, baseline: str) -> None:
         """Measures Δm from now on against a finished run, given by its folder or results.json.
@@ -227,26 +244,29 @@ class Orchestrator:
         for name, whole in self.validation.items():
             positions = range(min(self.pictures, len(whole)))
             sheet: dict[str, Sequence[Picture]] = {}
-            for weights, view in self._models():
+            for architecture, weights, view in self._models():
                 new = [head for head in view.tasks if head in whole.tasks and head not in sheet]
                 if new:  # of several clients with one task, the first is drawn
                     part = view.only(new)
-                    sheet |= strips(part, positions, self.engine.predict(weights, part, positions))
+                    sheet |= strips(
+                        part, positions, self.engine.predict(weights, part, positions, architecture=architecture)
+                    )
             suffix = f"_{name}" if len(self.validation) > 1 else ""
             save_sheet(directory.figures / f"round_{round:06d}{suffix}.png", sheet)
             drawn |= sheet
         if tracker is not None:
             tracker.pictures(round, drawn)
 
-    def _models(self) -> Iterator[tuple[dict[str, PartState], View]]:
-        """What there is to be measured: the unified model on everything, or each client's own on its tasks."""
+    def _models(self) -> Iterator[tuple[str, dict[str, PartState], View]]:
+        """What there is to be measured, with its architecture: the unified model on everything, or each client's own
+        on its tasks."""
         if self.unified:
             for view in self.validation.values():
-                yield self.server.state, view
+                yield SERVERS, self.server.state, view
             return
         for client in self.clients:
-            view = self.validation[client.data].only(client.tasks)
-            yield self.engine.weights_of(client, self.server.state), view
+            view = self.validation[client.data].only(client.tasks, input=client.images.input)
+            yield client.architecture, self.engine.weights_of(client, self.server.model_for(client.name)), view
 
 
 def flat(evaluation: Mapping[str, Any] | None) -> dict[str, float]:

@@ -43,6 +43,13 @@ class PartState:
         """The same weights on a device."""
         return PartState(self.vector.to(device), {name: buffer.to(device) for name, buffer in self.buffers.items()})
 
+    @torch.no_grad()
+    def copy_(self, other: "PartState") -> None:
+        """Takes over another's values, in place."""
+        self.vector.copy_(other.vector)
+        for name, buffer in self.buffers.items():
+            buffer.copy_(other.buffers[name])
+
     def is_finite(self) -> bool:
         """Whether it holds neither NaN nor infinity."""
         return all(bool(torch.isfinite(values).all()) for values in (self.vector, *self.buffers.values()))

@@ -9,10 +9,11 @@ import torch
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 
-from fedmtl.algorithms import FedAvg, FedProx
+from fedmtl.algorithms import FedProx, LocalRound, Phase
 from fedmtl.client import ClientModule, LocalTraining
 from fedmtl.data.loader import Loader, SeededBatches
 from fedmtl.engine import FabricConfig
+from fedmtl.vector import FlatPart
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ROUNDS, EPOCHS = 3, 2
@@ -50,26 +51,28 @@ def fit(
     precision: Any = "32-true",
     offset: float = 0.0,
     active: Sequence[str] = ("depth", "semseg"),
-    state: dict[str, Any] | None = None,
+    states: dict[str, Any] | None = None,
 ) -> list[tuple[dict[str, float], Any]]:
-    """Some rounds, one after the other, in place; `offset` is what anchors differ from the weights by."""
+    """Some rounds, one after the other, in place; `offset` is what the global weights differ from the local by."""
     fabric = FabricConfig(accelerator="cpu", precision=precision).build()
     resident: Any = fabric.setup_module(module)
     module.active = tuple(active)
+    names = ["encoder", *(f"heads.{task}" for task in active)]
+    parts = {name: FlatPart(module.model.parts()[name]) for name in names}
     results = []
     for round, one in enumerate(rounds, start=1):
-        anchors = [parameter.detach() + offset for parameter in module.trained()]
+        start = {name: part.vector + offset for name, part in parts.items()}
         result = local.fit(
             fabric,
             resident,
-            one,
-            anchors=anchors,
+            LocalRound(parts, start, frozenset(parts)),
+            [(Phase("train", len(one)), one)],
             round=round,
             rounds=ROUNDS,
-            optimizer_state=state,
+            optimizer_states=states or {},
             on_step=lambda: None,
         )
-        state = result[1]
+        states = result[1]
         results.append(result)
     return results
 
@@ -120,8 +123,8 @@ def test_training_is_the_bare_loop_to_the_bit(keep: bool, clip: float | None, ma
     losses = bare_loop(theirs, epochs, clip=clip, fresh=not keep)
     assert same_weights(ours, theirs)
     assert not same_weights(ours, make_module())
-    for (means, state), values in zip(results, losses, strict=True):
-        assert (state is not None) == keep
+    for (means, states), values in zip(results, losses, strict=True):
+        assert list(states) == ["train"] * keep
         assert means == pytest.approx({name: sum(v) / len(v) for name, v in values.items()}, rel=1e-6)
 
 
@@ -138,41 +141,26 @@ def test_clipping_and_kept_optimizer_matter(make_module: Any, epochs: Any) -> No
 def test_a_kept_optimizer_state_is_not_changed_by_the_next_round(make_module: Any, epochs: Any) -> None:
     """A client that is refused goes on from its last good state: the state must still be that one."""
     local, module = LocalTraining(epochs=EPOCHS, optimizer=adamw), make_module()
-    [(_, state)] = fit(local, module, epochs[:1])
-    before = deepcopy(state)
-    fit(local, module, epochs[1:2], state=state)
-    for index, entry in before["state"].items():
+    [(_, states)] = fit(local, module, epochs[:1])
+    before = deepcopy(states)
+    fit(local, module, epochs[1:2], states=states)
+    for index, entry in before["train"]["state"].items():
         for name, value in entry.items():
-            assert torch.equal(torch.as_tensor(state["state"][index][name]), torch.as_tensor(value)), name
+            assert torch.equal(torch.as_tensor(states["train"]["state"][index][name]), torch.as_tensor(value)), name
 
 
 def test_only_the_encoder_and_active_heads_train(make_module: Any, epochs: Any) -> None:
     module = make_module(backbone="test_efficientnet", norm="batch")
     before = deepcopy(module.model)
-    [(losses, state)] = fit(LocalTraining(optimizer=adamw), module, epochs[:1], active=["depth"])
+    [(losses, states)] = fit(LocalTraining(optimizer=adamw), module, epochs[:1], active=["depth"])
     assert set(losses) == {"loss", "depth"}
-    assert len(state["state"]) == len(module.trained())
+    trained = [*module.model.encoder.parameters(), *module.model.heads["depth"].parameters()]
+    assert len(states["train"]["state"]) == len(trained)
     assert same_weights(module.model.heads["semseg"], before.heads["semseg"])
     assert all(parameter.grad is None for parameter in module.parameters())
     for part in ("encoder", "heads.depth"):
         pairs = list(zip(module.model.parts()[part].parameters(), before.parts()[part].parameters(), strict=True))
         assert sum(torch.equal(a, b) for a, b in pairs) < len(pairs) / 10
-
-
-def test_fedprox_adds_the_gradient_of_its_penalty() -> None:
-    parameters = [nn.Parameter(torch.randn(3, 2)), nn.Parameter(torch.randn(5)), nn.Parameter(torch.randn(2))]
-    anchors = [torch.randn_like(parameter) for parameter in parameters]
-    gradients = [torch.randn(3, 2), torch.randn(5)]
-    for parameter, gradient in zip(parameters, gradients, strict=False):
-        parameter.grad = gradient.clone()
-    penalty = sum((p - a).square().sum() for p, a in zip(parameters[:2], anchors[:2], strict=True)) * 0.3 / 2
-    pulls = torch.autograd.grad(penalty, parameters[:2])
-    FedAvg().correct_gradients(parameters, anchors)
-    assert all(torch.equal(p.grad, g) for p, g in zip(parameters[:2], gradients, strict=True) if p.grad is not None)
-    FedProx(mu=0.3).correct_gradients(parameters, anchors)
-    for parameter, gradient, pull in zip(parameters, gradients, pulls, strict=False):
-        torch.testing.assert_close(parameter.grad, gradient + pull)
-    assert parameters[2].grad is None
 
 
 def test_fedprox_pulls_every_trained_parameter_towards_its_anchor(make_module: Any, epochs: Any) -> None:
@@ -193,22 +181,16 @@ def test_fedprox_starts_at_its_anchor_and_then_differs(make_module: Any, epochs:
         assert same_weights(plain, pulled) == same
 
 
-@pytest.mark.parametrize("mu", [0, -0.1, float("nan")])
-def test_fedprox_refuses_a_pull_that_is_none(mu: float) -> None:
-    with pytest.raises(ValueError, match="mu must be positive"):
-        FedProx(mu=mu)
-
-
 @pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)])
 def test_precision_is_applied_inside_the_training_step(
     precision: Any, dtype: torch.dtype, make_module: Any, epochs: Any
 ) -> None:
     module, seen = make_module(), set()
     module.model.heads["depth"].predict.register_forward_hook(lambda *call: seen.add(call[2].dtype))
-    [(losses, state)] = fit(LocalTraining(optimizer=adamw), module, epochs[:1], precision=precision)
+    [(losses, states)] = fit(LocalTraining(optimizer=adamw), module, epochs[:1], precision=precision)
     assert seen == {dtype}
     assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
-    assert {entry["exp_avg"].dtype for entry in state["state"].values()} == {torch.float32}
+    assert {entry["exp_avg"].dtype for entry in states["train"]["state"].values()} == {torch.float32}
     assert 0 < losses["loss"] < 100
 
 

@@ -24,13 +24,13 @@ _BLOCK = 1 << 20  # entries worked on at a time, so that scratch memory stays in
 _SAMPLE = 1 << 17  # entries that tell roughly where the threshold lies
 
 
-def kept_count(rho: float, d: int) -> int:
+def kept_count(rho: float | Fraction, d: int) -> int:
     r"""Number of entries kept out of ``d``: :math:`\lceil \rho d \rceil`.
 
     ``rho`` stands for the decimal number it prints as: 0.1 of 30 entries is 3, whatever the binary product.
 
     Args:
-        rho: Share of the entries to keep, in (0, 1].
+        rho: Share of the entries to keep, in (0, 1]; ``Fraction(k, d)`` is a share of exactly ``k``.
         d: Number of entries, at least 0.
 
     Returns:
@@ -49,7 +49,7 @@ def kept_count(rho: float, d: int) -> int:
     return math.ceil(Fraction(str(rho)) * d)
 
 
-def top_rho_mask(delta: Tensor, rho: float) -> BoolTensor:
+def top_rho_mask(delta: Tensor, rho: float | Fraction) -> BoolTensor:
     r"""Mark the :math:`\lceil \rho d \rceil` entries of largest magnitude (FedDEA, arXiv 2505.24185).
 
     .. math:: m_j = 1 \iff j \text{ is among the first } \lceil \rho d \rceil \text{ by } (-|\Delta_j|, j)

@@ -1,5 +1,6 @@
 """What a client sends to the server: per part of the model, its update and what goes with it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -16,12 +17,19 @@ class PartUpdate:
         mask: the entries that a transform kept, (d,) bool; None where all were. A kept entry may be exactly
             zero, so the mask can't be read off the update.
         overlap: average each coordinate over the clients that kept it, not over all (`rescale: overlap`).
+        held: the entries that the client's model has, (d,) bool; None where it has all. Smaller models have some.
     """
 
     delta: Tensor
     buffers: dict[str, Tensor] = field(default_factory=dict)
     mask: Tensor | None = None
     overlap: bool = False
+    held: Tensor | None = None
+
+    @property
+    def counted(self) -> Tensor | None:
+        """The entries at which this client counts in an average, (d,) bool; None for all."""
+        return self.mask if self.overlap and self.mask is not None else self.held
 
     def is_finite(self) -> bool:
         """Whether parameters and buffers hold neither NaN nor infinity."""
@@ -29,8 +37,9 @@ class PartUpdate:
 
     def num_bytes(self) -> int:
         """Size on the wire: kept entries in fp32, one bit an entry for a mask, and the buffers."""
-        kept = self.delta.numel() if self.mask is None else int(self.mask.sum())
-        mask_bytes = 0 if self.mask is None else -(-self.mask.numel() // 8)
+        held = self.delta.numel() if self.held is None else int(self.held.sum())
+        kept = held if self.mask is None else int(self.mask.sum())
+        mask_bytes = 0 if self.mask is None else -(-held // 8)
         return 4 * kept + mask_bytes + sum(buffer.nbytes for buffer in self.buffers.values())
 
 
@@ -42,18 +51,30 @@ class Update:
         client: the client's name.
         examples: training images it has, the weight of its update.
         parts: by part name, ``"encoder"`` or ``"heads.<task>"``; only parts that the client shares.
+        message: what the algorithm sends beside them, by name and part.
         healthy: False where the weights that the client keeps to itself hold NaN or infinity.
     """
 
     client: str
     examples: int
     parts: dict[str, PartUpdate]
+    message: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     healthy: bool = True
 
     def is_finite(self) -> bool:
         """Whether nothing that training gave holds NaN or infinity."""
-        return self.healthy and all(part.is_finite() for part in self.parts.values())
+        beside = (vector for vectors in self.message.values() for vector in vectors.values())
+        return (
+            self.healthy
+            and all(part.is_finite() for part in self.parts.values())
+            and all(bool(torch.isfinite(vector).all()) for vector in beside)
+        )
 
     def num_bytes(self) -> int:
         """Size on the wire."""
-        return sum(part.num_bytes() for part in self.parts.values())
+        return sum(part.num_bytes() for part in self.parts.values()) + message_bytes(self.message)
+
+
+def message_bytes(message: Mapping[str, Mapping[str, Tensor]]) -> int:
+    """Size on the wire of vectors by name and part."""
+    return sum(vector.nbytes for vectors in message.values() for vector in vectors.values())

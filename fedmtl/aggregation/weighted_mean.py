@@ -10,10 +10,12 @@ from fedmtl.aggregation.update import PartUpdate
 class WeightedMean(Aggregator):
     """Σ w_k Δ_k / Σ w_k, coordinate by coordinate.
 
-    For updates that ask for it (`rescale: overlap`) a coordinate's denominator counts only the clients that
-    kept it: Σ w_k m_k Δ_k / Σ w_k m_k, and 0 where no client did. Both kinds may meet in one round: an update
-    that does not ask counts at every coordinate.
+    For updates that ask for it (`rescale: overlap`), or that come from a smaller model, a coordinate's denominator
+    counts only the clients that kept it, or have it: Σ w_k m_k Δ_k / Σ w_k m_k, and 0 where no client did. All kinds
+    may meet in one round.
     """
+
+    partial = True
 
     def __init__(self) -> None:
         self._sum: Tensor | None = None
@@ -25,10 +27,11 @@ class WeightedMean(Aggregator):
         if self._sum is None:
             self._sum = torch.zeros_like(update.delta, dtype=torch.float32)
         self._sum.add_(update.delta, alpha=weight)
-        if update.overlap and update.mask is not None:
+        counted = update.counted
+        if counted is not None:
             if self._kept is None:
                 self._kept = torch.zeros_like(self._sum)
-            self._kept.add_(update.mask, alpha=weight)
+            self._kept.add_(counted, alpha=weight)
         else:
             self._weight += weight
 

@@ -1,11 +1,11 @@
 """FedProx: a pull of the local model towards the global one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-from fedmtl.algorithms.base import LocalAlgorithm
+from fedmtl.algorithms.base import LocalAlgorithm, LocalRound
 
 
 class FedProx(LocalAlgorithm):
@@ -26,9 +26,14 @@ class FedProx(LocalAlgorithm):
             raise ValueError(f"mu must be positive, not {mu}")
         self.mu = mu
 
-    @torch.no_grad()
-    def correct_gradients(self, parameters: Sequence[nn.Parameter], anchors: Sequence[Tensor]) -> None:
+    def correct_gradients(self, run: LocalRound) -> None:
         """Adds the pull to every gradient."""
-        for parameter, anchor in zip(parameters, anchors, strict=True):
-            if parameter.grad is not None:
-                parameter.grad.add_(parameter - anchor, alpha=self.mu)
+        pull(run.pairs(run.start), self.mu)
+
+
+@torch.no_grad()
+def pull(pairs: Iterable[tuple[nn.Parameter, Tensor]], strength: float) -> None:
+    """Adds strength · (parameter − anchor) to the gradient of each parameter that has one."""
+    for parameter, anchor in pairs:
+        if parameter.grad is not None:
+            parameter.grad.add_(parameter - anchor, alpha=strength)

@@ -5,6 +5,7 @@ import re
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ OTHER_TYPE = (
     "Expected a dot import path string",
     "Expected an instantiatable class",
     "Expected a <class 'dict'>",
+    "Expected a <class 'float'>",
     "Expected a dict",
 )
 NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a <class 'NoneType'>")
@@ -68,7 +70,7 @@ def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
 
 
 def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A file's keys over those of the file that its ``config`` key names."""
+    """A file's keys over those of the files that its ``config`` key names, a later one over an earlier."""
     if not path.is_file():
         raise UserError(f"--config: there is no file {path}")
     if path.resolve() in below:
@@ -79,10 +81,12 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected keys with values, such as rounds: 10")
-    base = content.pop("config", None)
-    if base is not None and not isinstance(base, str):
-        raise UserError(f"{path}: config names one base file, not {base}; chain bases, or give several --config")
-    return merge(_read(path.parent / base, (*below, path.resolve())), content) if base is not None else content
+    bases = content.pop("config", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise UserError(f"{path}: config names a base file, or a list of them, not {bases}")
+    files = [_read(path.parent / base, (*below, path.resolve())) for base in bases]
+    return reduce(merge, [*files, content])
 
 
 def merge(base: Any, over: Any) -> Any:
@@ -110,9 +114,10 @@ def instantiate(parser: ArgumentParser, config: Namespace, *, restored: bool = F
     if restored:
         config = config.clone()
         config.baseline = None
-        for key, value in {"pretrained": False, "weights": None}.items():
-            if key in config.model.get("init_args", {}):
-                config.model.init_args[key] = value
+        for model in (config.model, *(group.model for group in config.clients if group.model)):
+            for key, value in {"pretrained": False, "weights": None}.items():
+                if key in model.get("init_args", {}):
+                    model.init_args[key] = value
     with plain_errors():
         objects = parser.instantiate(config)
         return Experiment(**{key: objects[key] for key in inspect.signature(Experiment).parameters})

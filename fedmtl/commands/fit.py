@@ -84,7 +84,7 @@ def fit(
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    rows = table(orchestrator.clients, experiment.local)
+    rows = table(orchestrator.clients, experiment.local, experiment.sharing())
     directory.create(yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
     finished = saved is not None and saved["round"] == orchestrator.rounds
     tracker = None if finished else experiment.tracker
@@ -138,7 +138,7 @@ def tracked(
 
 def model_line(experiment: Experiment) -> str:
     """How large the model is, and where it is trained."""
-    model = experiment.engine.module.model
+    model = experiment.engine.resident.module.model
     millions = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in model.parts().items()}
     heads = sum(millions.values()) - millions["encoder"]
     return (

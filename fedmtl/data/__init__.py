@@ -2,7 +2,7 @@
 
 from fedmtl.data.folder import Folder
 from fedmtl.data.nyud import NYUDv2
-from fedmtl.data.partition import IID, Dirichlet, ListFile, Partition, QuantitySkew
+from fedmtl.data.partition import IID, Dirichlet, ListFile, Partition, QuantitySkew, Whole
 from fedmtl.data.pascal_context import PASCALContext
 from fedmtl.data.scenes import Scenes
 from fedmtl.data.source import DataSource, View
@@ -22,4 +22,5 @@ __all__ = [
     "TrainTransform",
     "ValTransform",
     "View",
+    "Whole",
 ]

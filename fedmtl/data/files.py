@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from fedmtl.data.cache import cached_file
 from fedmtl.data.decode import open_with
-from fedmtl.data.source import SPLITS, DataSource, Split, View
+from fedmtl.data.source import SPLITS, DataSource, Split
 from fedmtl.errors import UserError
 from fedmtl.tasks import Task
 from fedmtl.tasks.base import Label
@@ -138,14 +138,10 @@ class FileSource(DataSource):
             raise UserError(f"{missing[0]}: no such file, {count}; complete the folder or take them out of the split")
         self._complete.add((split, what))
 
-    def view(
-        self, split: Split, tasks: Sequence[str], indices: Sequence[int] | None = None, *, prefix: str = ""
-    ) -> View:
-        """See `DataSource.view`; finds missing files before any training."""
-        view = super().view(split, tasks, indices, prefix=prefix)
-        for what in ("image", *tasks):
-            self.require(split, what)
-        return view
+    def prepare(self, split: Split, names: Sequence[str]) -> None:
+        """Finds missing files before any training."""
+        for name in names:
+            self.require(split, name)
 
     def _path(self, pattern: str, split: Split, identifier: str) -> Path:
         return self.root / pattern.format(id=identifier, split=self._folders[split])

@@ -88,7 +88,10 @@ class Loader:
             )
         number = {id(source): i for i, source in enumerate(self._sources)}
         self._requests.batches = [
-            [Request(number[id(view.source)], view.split, view.indices[i], view.names, seed) for i, seed in keys]
+            [
+                Request(number[id(view.source)], view.split, view.indices[i], view.names, seed, view.input)
+                for i, seed in keys
+            ]
             for view, keys in wanted
         ]
         return iter(self._loader)
@@ -102,6 +105,7 @@ class Request(NamedTuple):
     image: int
     names: Mapping[str, str]
     seed: int
+    input: str
 
 
 class _Requests(Sampler[list[Request]]):
@@ -122,7 +126,7 @@ class _Examples(Dataset[Example]):
         self.sources = sources
 
     def __getitem__(self, request: Request) -> Example:
-        return example(self.sources[request.source], request.split, request.image, request.names, request.seed)
+        return example(self.sources[request.source], *request[1:])
 
 
 def pieces(examples: list[Example]) -> list[Example]:

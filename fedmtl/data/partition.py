@@ -60,6 +60,18 @@ class IID(Partition):
         return _pick(images, np.array_split(rng.permutation(len(images)), len(clients)))
 
 
+class Whole(Partition):
+    """Every client gets all images: what central training would see, a bound for what a federation can reach."""
+
+    fixed = True
+
+    def split(
+        self, data: DataSource, images: Sequence[int], clients: Sequence[str], rng: np.random.Generator
+    ) -> list[list[int]]:
+        """See `Partition.split`; the lists are not disjoint."""
+        return [sorted(images) for _ in clients]
+
+
 class QuantitySkew(Partition):
     """A random permutation of the images, cut so that client i of n has the share i / (1 + 2 + … + n).
 

@@ -1,4 +1,4 @@
-"""`Scenes`, the built-in data set: ray-cast rooms with furniture, made on the spot from a seed, for six tasks."""
+"""`Scenes`, the built-in data set: ray-cast furnished rooms, made on the spot from a seed, for six tasks and more."""
 
 import logging
 import os
@@ -11,9 +11,10 @@ from typing import get_args
 import numpy as np
 
 from fedmtl.data.cache import Arrays, Layout, cached_arrays
+from fedmtl.data.dial import Dial, dialled_tasks
 from fedmtl.data.raycast import Scene, boundaries, render
 from fedmtl.data.rooms import CLASSES, PARTS, Domain, random_scene
-from fedmtl.data.source import DataSource, Sample, Split, View, replace_tasks
+from fedmtl.data.source import DataSource, Sample, Split, replace_tasks
 from fedmtl.data.transforms import TrainTransform, ValTransform
 from fedmtl.seeding import numpy_stream
 from fedmtl.tasks import Depth, Edge, Normals, Parts, Saliency, SemSeg, Task
@@ -47,6 +48,8 @@ class Scenes(DataSource):
         tasks: tasks by name that replace the default ones, e.g. for other loss weights.
         flip: probability in 0…1 that a training image is mirrored.
         photometric: whether to distort the colours of training images.
+        dials: further tasks by name, whose relation to depth or semseg is set by a correlation, see `Dial`. Their
+            labels follow from the others: nothing is rendered anew.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -65,6 +68,7 @@ class Scenes(DataSource):
         tasks: dict[str, Task] | None = None,
         flip: float = 0.5,
         photometric: bool = False,
+        dials: dict[str, Dial] | None = None,
     ) -> None:
         if train < 1 or val < 1:
             raise ValueError(f"{'train' if train < 1 else 'val'} must be 1 or more, not {min(train, val)}")
@@ -76,7 +80,9 @@ class Scenes(DataSource):
         if domain not in get_args(Domain):
             raise ValueError(f"domain must be one of {', '.join(get_args(Domain))}, not {domain!r}")
         self.size, self.seed, self.domain = sides, seed, domain
+        self.dials = dials or {}
         self.tasks = replace_tasks(default_tasks(), tasks)
+        self.tasks |= dialled_tasks(self.dials, self.tasks, domain, seed)
         self.train_transform = TrainTransform(crop=None, scale=None, flip=flip, photometric=photometric)
         self.val_transform = ValTransform(size=None)
         self._counts: dict[Split, int] = {"train": train, "val": val}
@@ -86,16 +92,20 @@ class Scenes(DataSource):
         """``"000000"`` and so on."""
         return [f"{i:06d}" for i in range(self._counts[split])]
 
+    def where(self, split: Split, index: int, what: str) -> str:
+        """Which image or label; without `ids`, which would take longer than all the rest of reading it."""
+        return f"{self.name}, {what} {index:06d} of {split}"
+
     def load(self, split: Split, index: int, what: str) -> Label:
         """Image number `index` of a split or its label for a task; renders the whole split if need be."""
-        return np.array(self.arrays(split)[what][index])
+        arrays = self.arrays(split)
+        if what in self.dials:
+            return self.dials[what].label(arrays, index, self.seed)
+        return np.array(arrays[what][index])
 
-    def view(
-        self, split: Split, tasks: Sequence[str], indices: Sequence[int] | None = None, *, prefix: str = ""
-    ) -> View:
-        """As for any source; renders the split now, so that loaders' worker processes share its files."""
+    def prepare(self, split: Split, names: Sequence[str]) -> None:
+        """Renders the split now, so that loaders' worker processes share its files."""
         self.arrays(split)
-        return super().view(split, tasks, indices, prefix=prefix)
 
     def scene(self, split: Split, index: int) -> Scene:
         """The world behind an image, with its camera and focal length."""

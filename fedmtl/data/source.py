@@ -17,6 +17,7 @@ Example = dict[str, Tensor]  # the same after the transform: "image" (3, H, W) f
 Transform = Callable[[Sample, Mapping[str, Task], np.random.Generator], Example]
 
 SPLITS: tuple[Split, ...] = ("train", "val")
+INPUT = "(input)"  # key of a label that a model reads in place of the image; no head has such a name
 
 
 class DataSource(ABC):
@@ -50,6 +51,14 @@ class DataSource(ABC):
         """Whether an image is labelled for a task; `load` is not asked for the label where it is not."""
         return True
 
+    def prepare(self, split: Split, names: Sequence[str]) -> None:
+        """Called for each view before any training, with ``"image"`` and its tasks: for what can be done at once.
+
+        Raises:
+            UserError: labels of the split are not there.
+        """
+        return
+
     def where(self, split: Split, index: int, what: str) -> str:
         """Where the image or label comes from, for messages."""
         return f"{self.name}, {what} {self.ids(split)[index]} of {split}"
@@ -75,7 +84,13 @@ class DataSource(ABC):
         return sample
 
     def view(
-        self, split: Split, tasks: Sequence[str], indices: Sequence[int] | None = None, *, prefix: str = ""
+        self,
+        split: Split,
+        tasks: Sequence[str],
+        indices: Sequence[int] | None = None,
+        *,
+        prefix: str = "",
+        input: str = "image",
     ) -> "View":
         """Images of a split (all, or those at `indices`) with labels for `tasks`, ready for a loader.
 
@@ -84,15 +99,26 @@ class DataSource(ABC):
             tasks: names of this data set's tasks.
             indices: which images.
             prefix: put before the tasks' names in the view, to tell data sets apart.
+            input: what the model reads: ``"image"``, or one of this data set's tasks, whose labels it then sees in
+                place of the colours (see `Task.to_input`).
 
         Raises:
-            UserError: there is no such task, or labels of the split are not there.
+            UserError: there is no such task, labels of the split are not there, or one of the images has no label
+                that could be read as input.
         """
-        for name in tasks:
+        chosen = range(len(self.ids(split))) if indices is None else indices
+        names = list(dict.fromkeys(("image", *tasks, input)))
+        for name in names[1:]:
             if name not in self.tasks:
                 raise UserError(self.lacks(name))
-        chosen = range(len(self.ids(split))) if indices is None else indices
-        return View(self, split, {prefix + name: name for name in tasks}, chosen)
+        self.prepare(split, names)
+        blind = [i for i in chosen if input != "image" and not self.has_label(split, i, input)]
+        if blind:
+            raise UserError(
+                f"input: {len(blind)} of {len(chosen)} images of {self.name} have no {input} that a model could read, "
+                f"the first is {self.ids(split)[blind[0]]} of {split}; read another input, or leave these images out"
+            )
+        return View(self, split, {prefix + name: name for name in tasks}, chosen, input)
 
 
 def check_size(where: str, label: Label, size: tuple[int, ...]) -> None:
@@ -125,11 +151,16 @@ class View:
     Attributes:
         tasks: the tasks by their names in the view, which are the names of their heads.
         names: the same names to those that the data set uses; they differ where a run has several data sets.
+        input: what the model reads: ``"image"``, or the task of the data set whose labels it sees instead.
+        channels: of that input.
     """
 
-    def __init__(self, source: DataSource, split: Split, names: Mapping[str, str], indices: Sequence[int]) -> None:
-        self.source, self.split, self.names, self.indices = source, split, dict(names), indices
+    def __init__(
+        self, source: DataSource, split: Split, names: Mapping[str, str], indices: Sequence[int], input: str = "image"
+    ) -> None:
+        self.source, self.split, self.names, self.indices, self.input = source, split, dict(names), indices, input
         self.tasks = {head: source.tasks[name] for head, name in self.names.items()}
+        self.channels = 3 if input == "image" else source.tasks[input].channels
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -137,19 +168,22 @@ class View:
     def __getitem__(self, key: tuple[int, int]) -> Example:
         """The example at a position, augmented by a seed."""
         position, seed = key
-        return example(self.source, self.split, self.indices[position], self.names, seed)
+        return example(self.source, self.split, self.indices[position], self.names, seed, self.input)
 
     def sample(self, position: int) -> Sample:
-        """The image at a position as it is, and its labels by head."""
+        """The colour image at a position as it is, whatever the model reads, and its labels by head."""
         return _sample(self.source, self.split, self.indices[position], self.names)
 
-    def only(self, heads: Sequence[str]) -> "View":
-        """The same images for some of the heads."""
-        return View(self.source, self.split, {head: self.names[head] for head in heads}, self.indices)
+    def only(self, heads: Sequence[str], *, input: str | None = None) -> "View":
+        """The same images for some of the heads, read through another `input` if that is given."""
+        names = {head: self.names[head] for head in heads}
+        return View(self.source, self.split, names, self.indices, input or self.input)
 
 
-def example(source: DataSource, split: Split, index: int, names: Mapping[str, str], seed: int) -> Example:
-    """Reads and transforms one image; `seed` alone decides its augmentation.
+def example(
+    source: DataSource, split: Split, index: int, names: Mapping[str, str], seed: int, input: str = "image"
+) -> Example:
+    """Reads and transforms one image; `seed` alone decides its augmentation, which is the same for every input.
 
     Args:
         source: the data set.
@@ -157,10 +191,16 @@ def example(source: DataSource, split: Split, index: int, names: Mapping[str, st
         index: number of the image in the split.
         names: heads to tasks of the data set.
         seed: seed of the augmentation.
+        input: see `View`; the key ``"image"`` of the example holds it, (channels, H, W) float32.
     """
     transform = source.train_transform if split == "train" else source.val_transform
+    if input != "image":
+        names = {**names, INPUT: input}
     tasks = {head: source.tasks[name] for head, name in names.items()}
-    return transform(_sample(source, split, index, names), tasks, np.random.default_rng(seed))
+    made = transform(_sample(source, split, index, names), tasks, np.random.default_rng(seed))
+    if input != "image":
+        made["image"] = tasks[INPUT].to_input(made.pop(INPUT))
+    return made
 
 
 def _sample(source: DataSource, split: Split, index: int, names: Mapping[str, str]) -> Sample:

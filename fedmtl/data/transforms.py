@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedmtl.data.source import Example, Sample
+from fedmtl.data.source import INPUT, Example, Sample
 from fedmtl.tasks import Task
 from fedmtl.tasks.base import Label
 
@@ -106,7 +106,8 @@ class ValTransform:
     """ImageNet normalisation and a centred pad of the image to at least `size`; nothing is random, nothing is cut.
 
     Targets keep the image's own size, at which predictions are measured; ``"window"`` (top, left, height, width)
-    says which pixels of the padded image are the picture.
+    says which pixels of the padded image are the picture. A label that the model reads in place of the image
+    (`INPUT`) is framed as the image is; like any label it takes the nearest pixel where it shrinks.
 
     Args:
         size: height and width in pixels; a larger image stays as large as it is. None does not pad.
@@ -133,7 +134,17 @@ class ValTransform:
         padded = _pad(_normalise(image), self.size, 0)
         window = ((padded.shape[-2] - height) // 2, (padded.shape[-1] - width) // 2, height, width)
         targets = {name: _target(task, sample[name], sample[name]) for name, task in tasks.items()}
+        if INPUT in tasks:
+            targets[INPUT] = self._framed(tasks[INPUT], sample[INPUT], (height, width))
         return {"image": padded, "window": torch.tensor(window), **targets}
+
+    def _framed(self, task: Task, stored: Label, size: tuple[int, int]) -> Tensor:
+        """The target of a label that is shrunk to `size` and padded, as the image is."""
+        label = stored
+        if size != stored.shape[:2]:
+            label = task.rescale(stored, max(size) / max(stored.shape[:2]))
+            label = Window(label, size).nearest(label)
+        return _pad(_target(task, label, stored), self.size, task.fill)
 
 
 def own_size(output: Tensor, window: Sequence[int], size: Sequence[int]) -> Tensor:

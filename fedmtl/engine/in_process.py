@@ -1,26 +1,28 @@
-"""Runs clients one after the other in this process, on one resident model whose weights are swapped in place."""
+"""Runs clients one after the other in this process, on one resident model an architecture."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any, Literal
 
 import torch
 from lightning import Fabric
-from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
 from fedmtl.aggregation import PartUpdate, Update, UploadTransform
-from fedmtl.client import Client, ClientModule, ClientState, LocalTraining
+from fedmtl.aggregation.update import message_bytes
+from fedmtl.aggregation.upload import transform_upload
+from fedmtl.algorithms import LocalRound, Message
+from fedmtl.client import SERVERS, Client, ClientModule, ClientState, LocalTraining, Plan
 from fedmtl.data import View
 from fedmtl.data.loader import Loader, StoredOrder
 from fedmtl.data.source import Example
 from fedmtl.data.transforms import own_size
+from fedmtl.engine.resident import Resident, State
 from fedmtl.errors import UserError
 from fedmtl.seeding import derive_seed
 from fedmtl.tasks.base import Label
-from fedmtl.vector import FlatPart, PartState
-
-State = dict[str, PartState]  # weights by part name
+from fedmtl.vector import Layout, PartState
 
 
 @dataclass
@@ -31,11 +33,13 @@ class TrainingResult:
         update: what it sends.
         state: what it keeps, if the server accepts the update.
         losses: mean training losses, ``"loss"`` and each task's.
+        raw: the encoder's update before the upload transforms, if it was asked for.
     """
 
     update: Update
     state: ClientState
     losses: dict[str, float]
+    raw: Tensor | None = None
 
 
 class InProcess:
@@ -43,14 +47,18 @@ class InProcess:
 
     Args:
         fabric: a single-device Fabric.
-        module: the resident module; it is moved to the device and backed by flat vectors.
+        module: the model of the server's architecture.
         local: how clients train.
-        upload: transforms of the encoder's update, in order.
+        upload: transforms of a client's update, in order.
         shared: the parts that clients send; others stay with them.
         seed: the run's seed.
         rounds: rounds of the whole run.
         workers: worker processes that decode images.
         eval_batch_size: images a batch in evaluation.
+
+    Attributes:
+        resident: the model of the server's architecture.
+        residents: the model of each architecture, by name.
     """
 
     def __init__(
@@ -68,26 +76,51 @@ class InProcess:
     ) -> None:
         self.fabric, self.local, self.upload, self.shared = fabric, local, list(upload), shared
         self.seed, self.rounds, self.eval_batch_size = seed, rounds, eval_batch_size
-        self.module = module
-        self.resident = fabric.setup_module(module)
+        self.resident = Resident(fabric, module)
+        self.residents = {SERVERS: self.resident}
         self._loader = Loader(workers=workers, pin=fabric.device.type == "cuda")
         self._upcoming: list[tuple[str, int]] = []  # client and round of the batches that are being made
         self._batches: Iterator[list[Example]] = iter(())
-        self.parts = {name: FlatPart(part) for name, part in module.model.parts().items()}
+
+    def add_architecture(
+        self, name: str, module: ClientModule, *, match: Literal["shape", "leading"], private: Sequence[str]
+    ) -> Resident:
+        """Adds a model of another architecture that some clients have; arguments as in `ClientGroup`."""
+        resident = self.residents[name] = Resident(self.fabric, module)
+        resident.match(self.resident, by=match, private=private)
+        return resident
+
+    def layouts(self) -> dict[str, Layout]:
+        """Where each tensor lies in the parts of the server's model."""
+        return {name: part.layout for name, part in self.resident.parts.items()}
 
     def state(self) -> State:
-        """A copy of the resident model's weights."""
-        return {name: part.read() for name, part in self.parts.items()}
+        """A copy of the weights of the server's architecture."""
+        return self.resident.state()
 
     def load(self, state: Mapping[str, PartState]) -> None:
-        """Puts weights into the resident model."""
-        for name, part in state.items():
-            self.parts[name].load(part)
+        """Puts weights into the model of the server's architecture."""
+        self.resident.load(state)
 
     def weights_of(self, client: Client, state: State) -> State:
-        """The client's model: the global parts that it shares, its own weights for the others."""
-        own = client.state.personal
-        return {part: own[part].to(self.fabric.device) if part in own else state[part] for part in client.parts}
+        """The model that a client is measured by: its own where it has one, else what it would start a round from."""
+        return self._own(client) or self.start_of(client, state)
+
+    def start_of(self, client: Client, state: State) -> State:
+        """What a client starts a round from: the global parts that it shares, its own weights for the others."""
+        resident = self.residents[client.architecture]
+        personal = {name: part.to(self.fabric.device) for name, part in client.state.personal.items()}
+        return {
+            name: resident.start(name, state[name], personal.get(name), shared=self.shared(name))
+            for name in client.parts
+        }
+
+    def download_bytes(self, client: Client, state: State, beside: Message) -> int:
+        """Size of what a client gets: the global parts that it shares, and what the algorithm sends beside them."""
+        resident = self.residents[client.architecture]
+        shared = [name for name in client.parts if self.shared(name)]
+        own = {key: {name: v for name, v in vectors.items() if name in shared} for key, vectors in beside.items()}
+        return sum(resident.received_bytes(name, state[name]) for name in shared) + message_bytes(own)
 
     def prepare(self, clients: Sequence[Client], round: int) -> None:
         """Has the batches of these clients made in this order, so that none waits for its first."""
@@ -99,52 +132,109 @@ class InProcess:
             for keys in epoch
         )
 
-    def train(self, client: Client, state: State, round: int, on_step: Callable[[], None]) -> TrainingResult:
-        """Trains a client on its images, from the global state (and its own parts)."""
-        start = self.weights_of(client, state)
-        self.load(start)
-        self.module.active = client.tasks
+    def train(
+        self,
+        client: Client,
+        state: State,
+        round: int,
+        on_step: Callable[[], None],
+        *,
+        beside: Message | None = None,
+        keep_raw: bool = False,
+    ) -> TrainingResult:
+        """Trains a client on its images, from the global state (and its own parts).
+
+        Args:
+            client: the client.
+            state: the global state.
+            round: number of the round, from 1.
+            on_step: called after every step.
+            beside: what the server sends beside the model.
+            keep_raw: whether to give the encoder's update as it was before the upload transforms, too.
+        """
+        resident = self.residents[client.architecture]
+        resident.module.active = client.tasks
         torch.manual_seed(derive_seed(self.seed, "train", client.name, round))  # dropout and drop path
-        losses, optimizer_state = self.local.fit(
+        start = self.start_of(client, state)
+        before = client.state.to(self.fabric.device)
+        run = LocalRound(
+            parts={name: resident.parts[name] for name in client.parts},
+            start={name: part.vector for name, part in start.items()},
+            shared=frozenset(name for name in client.parts if self.shared(name)),
+            received=beside or {},
+            kept=dict(before.algorithm),
+        )
+        plan = self._plan(client, round)
+        resident.load(start)
+        losses, optimizers = self._fit(client, run, [(p, e) for p, e in plan if not p.personal], round, on_step)
+        end = {name: run.parts[name].read() for name in client.parts}
+        deltas = {n: resident.update(n, end[n], start[n]) for n in client.parts if n in run.shared}
+        message = self.local.algorithm.finish(run, deltas)
+        kept = ClientState(
+            optimizers,
+            personal={n: part for n, part in end.items() if n not in deltas or n in resident.matches},
+            algorithm=run.kept,
+            upload=before.upload,
+        )
+        if any(phase.personal for phase, _ in plan):
+            resident.load(before.own or start)
+            found, more = self._fit(client, run, [(p, e) for p, e in plan if p.personal], round, on_step)
+            losses |= {f"personal_{name}": value for name, value in found.items()}
+            optimizers |= more
+            kept.own = {name: run.parts[name].read() for name in client.parts}
+        sent = {name: PartUpdate(delta, end[name].buffers) for name, delta in deltas.items()}
+        update = Update(client.name, len(client.images), sent, message, kept.is_finite())
+        raw = deltas["encoder"].clone() if keep_raw and self.upload else None
+        if sent and update.is_finite():  # the server refuses it otherwise
+            layouts = {name: resident.layout(name) for name in sent}
+            sent, kept.upload = transform_upload(
+                self.upload,
+                sent,
+                layouts,
+                before.upload,
+                client=client.name,
+                round=round,
+                rounds=self.rounds,
+                seed=self.seed,
+            )
+            update.parts = {name: resident.place(name, part, state[name]) for name, part in sent.items()}
+            if keep_raw and raw is None:
+                raw = update.parts["encoder"].delta
+            elif raw is not None:
+                raw = resident.place("encoder", PartUpdate(raw), state["encoder"]).delta
+        host = torch.device("cpu")  # where what a client keeps waits for its next turn
+        return TrainingResult(update, kept.to(host), losses, raw)
+
+    def _fit(
+        self, client: Client, run: LocalRound, plan: Plan, round: int, on_step: Callable[[], None]
+    ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
+        return self.local.fit(
             self.fabric,
-            self.resident,
-            self._epochs(client, round),
-            anchors=[view for name, part in start.items() for view in self.parts[name].layout.views(part.vector)],
+            self.residents[client.architecture].wrapped,
+            run,
+            plan,
             round=round,
             rounds=self.rounds,
-            optimizer_state=client.state.optimizer,
+            optimizer_states=client.state.optimizer,
             on_step=on_step,
         )
-        personal: State = {}
-        sent: dict[str, PartUpdate] = {}
-        for name in client.parts:
-            end = self.parts[name].read()
-            if self.shared(name):
-                sent[name] = PartUpdate(end.vector.sub_(start[name].vector), end.buffers)
-            else:
-                personal[name] = end
-        healthy = all(part.is_finite() for part in personal.values())
-        update = Update(client.name, len(client.images), sent, healthy)
-        if self.upload and "encoder" in sent and update.is_finite():  # the server refuses it otherwise
-            for transform in self.upload:
-                sent["encoder"] = transform(sent["encoder"], self.parts["encoder"].layout)
-        host = torch.device("cpu")  # where what a client keeps waits for its next turn
-        kept = ClientState(
-            move_data_to_device(optimizer_state, host), {name: part.to(host) for name, part in personal.items()}
-        )
-        return TrainingResult(update, kept, losses)
 
-    def _epochs(self, client: Client, round: int) -> list[Iterator[Example]]:
-        """The batches of each local epoch; made for this client alone if it is not the next of those prepared."""
+    def _plan(self, client: Client, round: int) -> Plan:
+        """The phases with their batches; made for this client alone if it is not the next of those prepared."""
         if self._upcoming[:1] != [(client.name, round)]:
             self.prepare([client], round)
         del self._upcoming[0]
         batches = (_whole(batch, client) for batch in self._batches)
-        return [islice(batches, len(epoch)) for epoch in self.local.order(client, seed=self.seed, round=round)]
+        order = self.local.order(client, seed=self.seed, round=round)
+        epochs = iter([islice(batches, len(epoch)) for epoch in order])
+        return [(phase, list(islice(epochs, phase.epochs))) for phase in self.local.phases(client)]
+
+    def _own(self, client: Client) -> State:
+        return {name: part.to(self.fabric.device) for name, part in client.state.own.items()}
 
     @torch.inference_mode()
     def evaluate(
-        self, weights: Mapping[str, PartState], view: View, *, exact: bool = True
+        self, weights: Mapping[str, PartState], view: View, *, exact: bool = True, architecture: str = SERVERS
     ) -> dict[str, dict[str, float]]:
         """Every metric of the view's tasks, by task, of the model with these weights, at the images' own sizes.
 
@@ -152,37 +242,42 @@ class InProcess:
             weights: parts of the model.
             view: the images.
             exact: whether tasks whose metric has a faster setting are to measure exactly.
+            architecture: which model the weights are of.
         """
-        self._ready(weights, view)
+        resident = self._ready(weights, view, architecture)
         device = self.fabric.device if self.fabric.device.type != "mps" else torch.device("cpu")  # MPS lacks float64
         metrics = {name: task.metric(exact=exact).to(device) for name, task in view.tasks.items()}
         for batch in self._loader((view, keys) for keys in StoredOrder(len(view), self.eval_batch_size)):
             for piece in batch:
-                outputs = self._outputs(piece)
+                outputs = self._outputs(resident, piece)
                 for name, metric in metrics.items():
                     metric.update(outputs[name].to(device), piece[name].to(device))
         return {name: {k: float(v) for k, v in metric.compute().items()} for name, metric in metrics.items()}
 
     @torch.inference_mode()
-    def predict(self, weights: Mapping[str, PartState], view: View, positions: Sequence[int]) -> dict[str, list[Label]]:
+    def predict(
+        self, weights: Mapping[str, PartState], view: View, positions: Sequence[int], *, architecture: str = SERVERS
+    ) -> dict[str, list[Label]]:
         """Predicted label arrays of some images of a view, by task, at the images' own sizes."""
-        self._ready(weights, view)
+        resident = self._ready(weights, view, architecture)
         predictions: dict[str, list[Label]] = {name: [] for name in view.tasks}
         for batch in self._loader((view, [(position, 0)]) for position in positions):
-            for name, output in self._outputs(batch[0]).items():
+            for name, output in self._outputs(resident, batch[0]).items():
                 predictions[name].append(view.tasks[name].predict(output[0].cpu()))
         return predictions
 
-    def _outputs(self, piece: Example) -> dict[str, Tensor]:
+    def _outputs(self, resident: Resident, piece: Example) -> dict[str, Tensor]:
         """Outputs of the active tasks in fp32, each at the size of its target."""
         window = piece["window"][0].tolist()
-        outputs: dict[str, Tensor] = self.resident(self.fabric.to_device(piece["image"]))
+        outputs: dict[str, Tensor] = resident.wrapped(self.fabric.to_device(piece["image"]))
         return {name: own_size(output.float(), window, piece[name].shape[-2:]) for name, output in outputs.items()}
 
-    def _ready(self, weights: Mapping[str, PartState], view: View) -> None:
-        self.load(weights)
-        self.module.active = tuple(view.tasks)
-        self.module.eval()
+    def _ready(self, weights: Mapping[str, PartState], view: View, architecture: str) -> Resident:
+        resident = self.residents[architecture]
+        resident.load(weights)
+        resident.module.active = tuple(view.tasks)
+        resident.module.eval()
+        return resident
 
 
 def _whole(batch: list[Example], client: Client) -> Example:

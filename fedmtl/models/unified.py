@@ -15,6 +15,7 @@ class UnifiedModel(nn.Module):
 
     Args:
         heads: output channels of each head, by its name.
+        in_channels: channels of the input; 3 for images.
         backbone: name of a timm backbone.
         pretrained: start the encoder from timm's ImageNet weights.
         weights: a local weights file for the encoder instead.
@@ -29,6 +30,7 @@ class UnifiedModel(nn.Module):
     def __init__(
         self,
         heads: Mapping[str, int],
+        in_channels: int = 3,
         *,
         backbone: str = "convnext_atto",
         pretrained: bool = False,
@@ -40,13 +42,14 @@ class UnifiedModel(nn.Module):
         super().__init__()
         if channels < 8 or channels % 8:
             raise ValueError(f"model.channels must be a positive multiple of 8, not {channels}")
+        options = {"in_chans": in_channels, **(options or {})} if in_channels != 3 else options
         self.encoder = FeaturePyramid(backbone, pretrained=pretrained, weights=weights, options=options)
         self.heads = nn.ModuleDict(
             {name: Decoder(self.encoder.channels, out, channels=channels, norm=norm) for name, out in heads.items()}
         )
 
     def forward(self, image: Tensor, heads: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """Images (B, 3, H, W) to the outputs (B, channels, H, W) of `heads` (default: all), by name."""
+        """Images (B, in_channels, H, W) to the outputs (B, channels, H, W) of `heads` (default: all), by name."""
         size = (image.shape[-2], image.shape[-1])
         maps = self.encoder(image)
         return {name: self.heads[name](maps, size) for name in (self.heads if heads is None else heads)}

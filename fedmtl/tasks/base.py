@@ -63,6 +63,17 @@ class Task(ABC):
         values = label[None] if label.ndim == 2 else label.transpose(2, 0, 1)
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
+    def to_input(self, target: Tensor) -> Tensor:
+        """What a model sees that reads this modality in place of the colour image, float32; 0 where unknown.
+
+        Args:
+            target: of one image, as `to_target` gives it.
+
+        Returns:
+            (channels, H, W), the values themselves.
+        """
+        return torch.where(target == self.fill, 0, target)
+
     def unknown(self, size: tuple[int, ...]) -> Label:
         """The label of an image of this height and width of which nothing is known."""
         shape = size if self.channels == 1 else (*size, self.channels)
@@ -105,6 +116,10 @@ class ClassTask(Task):
     def to_target(self, label: Label) -> Tensor:
         """Class map (H, W) to int64 (H, W)."""
         return torch.from_numpy(np.ascontiguousarray(label, dtype=np.int64))
+
+    def to_input(self, target: Tensor) -> Tensor:
+        """One plane a class, 1 where it is: (channels, H, W)."""
+        return (target == torch.arange(self.channels)[:, None, None]).float()
 
     def predict(self, output: Tensor) -> Label:
         """The class of highest score, uint8 (H, W)."""

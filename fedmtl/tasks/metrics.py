@@ -57,15 +57,16 @@ class MeanIoU(Metric):
 
 
 class RMSE(Metric):
-    """Root of the mean squared error in metres, over the pixels where 0 < target < `max_depth`.
+    """Root of the mean squared error in the targets' unit, over the pixels where `above` < target < `max_depth`.
 
     ``"pixel"`` pools: √(Σ squared error / valid pixels of the whole set), the field's definition. ``"image"`` is the
     mean of each image's own RMSE, which some report; it is another, mostly smaller number. Neither is a mean over
     batches. There is no crop of the border, no scaling to the target's median and no limit on predictions.
 
     Args:
-        max_depth: metres.
+        max_depth: in metres for depth; infinity counts every number.
         pooling: ``"pixel"`` or ``"image"``; an image without valid pixels does not count.
+        above: 0 for depth; −infinity counts every number.
 
     Raises:
         ValueError: `pooling` is neither.
@@ -75,17 +76,17 @@ class RMSE(Metric):
     total: Tensor
     count: Tensor
 
-    def __init__(self, max_depth: float = 80.0, pooling: Pooling = "pixel") -> None:
+    def __init__(self, max_depth: float = 80.0, pooling: Pooling = "pixel", above: float = 0.0) -> None:
         super().__init__()
         if pooling not in get_args(Pooling):
             raise ValueError(f"pooling must be {' or '.join(get_args(Pooling))}, not {pooling!r}")
-        self.max_depth, self.pooling = max_depth, pooling
+        self.max_depth, self.pooling, self.above = max_depth, pooling, above
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, output: Tensor, target: Tensor) -> None:
-        """Metres (B, 1, H, W) against metres (B, 1, H, W)."""
-        valid = (target > 0) & (target < self.max_depth)
+        """Values (B, 1, H, W) against values (B, 1, H, W)."""
+        valid = (target > self.above) & (target < self.max_depth)
         squares = torch.where(valid, output.double() - target.double(), 0).square().flatten(1).sum(1)
         pixels = valid.flatten(1).sum(1)
         if self.pooling == "image":

@@ -92,7 +92,7 @@ def federation_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(title=f"{len(rows)} client{'s' * (len(rows) > 1)}", caption="epochs and steps: of a round")
     columns = [column for column in rows[0] if column != "ids"]
     for column in columns:
-        table.add_column(column, justify="left" if column in ("client", "data", "tasks") else "right")
+        table.add_column(column, justify="left" if column in ("client", "data", "tasks", "input") else "right")
     for row in rows:
         table.add_row(*(escape(", ".join(row[c]) if isinstance(row[c], list) else str(row[c])) for c in columns))
     return table

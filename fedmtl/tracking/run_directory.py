@@ -29,6 +29,7 @@ class RunDirectory:
         self.path = Path(out) / name
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
+        self.diagnostics = self.path / "diagnostics.jsonl"
         self.results = self.path / "results.json"
         self.federation = self.path / "federation.json"
         self.checkpoints = self.path / "checkpoints"
@@ -54,18 +55,21 @@ class RunDirectory:
         with open(self.metrics, "a") as file:
             file.write(json.dumps(_finite(metrics)) + "\n")
 
+    def append_details(self, details: Mapping[str, Any]) -> None:
+        """Adds a round's diagnostics to diagnostics.jsonl."""
+        with open(self.diagnostics, "a") as file:
+            file.write(json.dumps(_finite(details)) + "\n")
+
     def rewind(self, round: int) -> None:
         """Drops the lines of rounds after `round`, which a resumed run does again."""
-        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in self.rows() if row["round"] <= round))
+        for path in (self.metrics, self.diagnostics):
+            lines = [json.dumps(row) + "\n" for row in _rows(path) if row["round"] <= round]
+            if path.exists():
+                write_text(path, "".join(lines))
 
     def rows(self) -> Iterable[dict[str, Any]]:
         """The rounds of metrics.jsonl; a line cut off by a crash is passed over."""
-        if self.metrics.is_file():
-            for line in self.metrics.read_text(encoding="utf-8").splitlines():
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError:
-                    continue
+        return _rows(self.metrics)
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Writes results.json."""
@@ -90,6 +94,8 @@ def _finite(tree: Any) -> Any:
     """The same with null for NaN and infinity, which JSON does not have."""
     if isinstance(tree, Mapping):
         return {key: _finite(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_finite(value) for value in tree]
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
@@ -98,3 +104,12 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
+
+
+def _rows(path: Path) -> Iterable[dict[str, Any]]:
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                continue

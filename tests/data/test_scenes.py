@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fedmtl.data import raycast
 from fedmtl.data.rooms import CLASSES, PARTS
 from fedmtl.data.scenes import Scenes
+from fedmtl.data.source import DataSource
 from fedmtl.tasks import SemSeg
 
 SIZE = 128
@@ -236,9 +237,16 @@ def test_read_gives_what_was_asked_for() -> None:
         "depth": ((24, 40), np.float32),
     }
     assert set(source.read("train", 1, list(source.tasks))) == {"image", *source.tasks}
+    assert source.where("val", 0, "depth") == DataSource.where(source, "val", 0, "depth")
     example = source.view("train", ["semseg", "edge"])[(0, 0)]
     assert example["image"].shape == (3, 24, 40)
     assert example["semseg"].shape == (24, 40)
+
+
+def test_a_view_is_rendered_before_worker_processes_start() -> None:
+    source = Scenes(train=2, val=1, size=16)
+    source.view("train", ["depth"])
+    assert list(source._arrays) == ["train"]
 
 
 def test_cache_is_shared_and_mended(folder: Path) -> None:

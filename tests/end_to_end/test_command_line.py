@@ -115,12 +115,12 @@ def test_debug_shows_the_trace(fit: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("config: [a.yaml, b.yaml]", "config names one base file, not ['a.yaml', 'b.yaml']"),
+        ("config: [a.yaml, 3]", "config names a base file, or a list of them, not ['a.yaml', 3]"),
         ("config: self.yaml", "its config key leads back to itself"),
         ("rounds: [1", "is not YAML"),
         ("config: nowhere.yaml", "there is no file"),
         ("[rounds, 3]", "expected keys with values"),
-        ("config: 3", "config names one base file, not 3"),
+        ("config: 3", "config names a base file, or a list of them, not 3"),
         ("name: \xff", "is not YAML"),
     ],
 )
@@ -161,8 +161,32 @@ def test_every_experiment_parses_to_what_it_is_named_after(path: Path) -> None:
         }
     else:
         assert settings["data"]["class_path"] == f"fedmtl.data.{classes[data]}"
-    assert settings["share"] == ("none" if method == "local" else "model")
-    assert bool(settings["upload"]) == (method == "dea")
+    shares = {"local": "none", "central_single": "none"} | dict.fromkeys(("fedper", "fedrep", "matfl"), "encoder")
+    assert settings["share"] == shares.get(method, "model")
+    assert bool(settings["upload"]) == (method in ("dea", "overlap", "dare"))
+
+
+def test_every_method_has_a_file_for_each_data_set() -> None:
+    combined = {path.stem for path in (EXPERIMENTS / "methods").glob("dea_*.yaml")} | {"diagnosed"}
+    for method in {path.stem for path in (EXPERIMENTS / "methods").glob("*.yaml")} - combined | {"central"}:
+        for data in ("scenes", "nyud", "pascal"):
+            path = EXPERIMENTS / f"{data}_{method}.yaml"
+            assert path.is_file(), path.name
+            assert len([line for line in path.read_text().splitlines() if line]) < 25
+
+
+@pytest.mark.parametrize(
+    "method", [path.stem for path in sorted((EXPERIMENTS / "methods").glob("*.yaml")) if path.stem != "local"]
+)
+def test_every_method_goes_with_any_base_and_dea(method: str) -> None:
+    from fedmtl.commands.configuration import experiment_parser, parse, to_dict
+
+    parser = experiment_parser("fit", None)
+    for base in ("small", "nyud"):
+        files = [f"base/{base}", f"methods/{method}", "methods/dea"]
+        words = [word for file in files for word in ("--config", str(EXPERIMENTS / f"{file}.yaml"))]
+        settings = to_dict(parser, parse(parser, words))
+        assert settings["upload"][0]["class_path"] == "fedmtl.aggregation.DEA"
 
 
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS.rglob("*.yaml")), ids=lambda path: path.stem)

@@ -26,7 +26,9 @@ class Federation:
     def orchestrator(self, *, server: Server | None = None, **options: Any) -> Orchestrator:
         """An orchestrator with a server that has the engine's weights."""
         server = server or Server()
-        server.start(self.engine.state())
+        parts = {c.name: [part for part in c.parts if self.engine.shared(part)] for c in self.clients}
+        rule = self.engine.local.algorithm.server()
+        server.start(self.engine.state(), rule=rule, parts=parts, layouts=self.engine.layouts())
         options = {"unified": True, "rounds": 3, "seed": 0, "pictures": 0, **options}
         if "validation" not in options:
             options["validation"] = {"tiny": self.source.view("val", list(self.source.tasks))}

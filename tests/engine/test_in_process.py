@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
-from fedmtl.aggregation import DEA, PartUpdate
+from fedmtl.aggregation import DEA, PartUpdate, Sending, UploadTransform
 from fedmtl.client import ClientGroup
 from fedmtl.data import ValTransform
 from fedmtl.federation import make_clients, validation_views
@@ -108,13 +108,15 @@ def test_worker_processes_change_no_result(federate: Any, nyud_root: Any) -> Non
 
 
 def test_transforms_change_the_encoder_one_after_the_other(federate: Any) -> None:
-    def double(update: PartUpdate, layout: Any) -> PartUpdate:
-        return PartUpdate(update.delta * 2)
+    class Double(UploadTransform):
+        def __call__(self, update: PartUpdate, sending: Sending) -> PartUpdate:
+            return PartUpdate(update.delta * 2)
 
-    def increase(update: PartUpdate, layout: Any) -> PartUpdate:
-        return PartUpdate(update.delta + 1)
+    class Increase(UploadTransform):
+        def __call__(self, update: PartUpdate, sending: Sending) -> PartUpdate:
+            return PartUpdate(update.delta + 1)
 
-    plain, changed = federate(DEPTH), federate(DEPTH, upload=[double, increase])
+    plain, changed = federate(DEPTH), federate(DEPTH, upload=[Double(), Increase()])
     sent, other = (train(f, 0, f.engine.state()).update.parts for f in (plain, changed))
     assert torch.equal(other["encoder"].delta, sent["encoder"].delta * 2 + 1)
     assert same(other["heads.depth"], sent["heads.depth"])
@@ -168,8 +170,8 @@ def test_thirty_clients_leave_one_resident_model(federate: Any) -> None:
     def resident() -> Any:
         gc.collect()
         alive = sum(type(thing) is nn.Parameter for thing in gc.get_objects())
-        where = [part.vector.data_ptr() for part in engine.parts.values()]
-        return alive, len(engine.fabric._callbacks), where, [p.data_ptr() for p in engine.module.parameters()]
+        where = [part.vector.data_ptr() for part in engine.resident.parts.values()]
+        return alive, len(engine.fabric._callbacks), where, [p.data_ptr() for p in engine.resident.module.parameters()]
 
     train(federation, 0, state)
     before = resident()
@@ -177,7 +179,7 @@ def test_thirty_clients_leave_one_resident_model(federate: Any) -> None:
     for i in range(30):
         train(federation, i, state)
     assert resident() == before
-    for part in engine.parts.values():
+    for part in engine.resident.parts.values():
         first, size = part.vector.data_ptr(), part.vector.nbytes
         assert all(first <= parameter.data_ptr() < first + size for parameter in part.parameters)
 
@@ -194,7 +196,7 @@ def test_evaluation_is_over_the_whole_set_whatever_the_batch_size(federate: Any)
         found.append(engine.evaluate(state, view))
     assert same([state, engine.state()], [before, before])
     with torch.no_grad():
-        outputs = engine.module.model.eval()(torch.stack([view[i, 0]["image"] for i in range(5)]))
+        outputs = engine.resident.module.model.eval()(torch.stack([view[i, 0]["image"] for i in range(5)]))
     metres, classes = outputs["depth"][:, 0].double().numpy(), outputs["semseg"].argmax(1).numpy()
     depth, semseg = (np.stack([sample[name] for sample in federation.source.samples["val"]]) for name in BOTH)
     rmse = np.sqrt(np.square(metres - depth)[depth > 0].mean())
@@ -243,7 +245,7 @@ def test_images_of_several_sizes_are_measured_at_their_own(
         normal = (picture - mean) / std
         padded[0, :, top : top + h, left : left + w] = torch.from_numpy(normal.transpose(2, 0, 1))
         with torch.no_grad():
-            output = engine.module.model.eval()(padded)["depth"][:, :, top : top + h, left : left + w]
+            output = engine.resident.module.model.eval()(padded)["depth"][:, :, top : top + h, left : left + w]
         output = torch.nn.functional.interpolate(output, size=(height, width), mode="bilinear")[0, 0].double().numpy()
         np.testing.assert_allclose(predictions[i], output, rtol=1e-4, atol=1e-5)
         squares.append(np.square(output - sample["depth"])[sample["depth"] > 0])
@@ -299,7 +301,7 @@ def test_dea_keeps_batchnorm_usable_over_rounds(federate: Any) -> None:
 
 def test_a_round_counts_its_bytes(federate: Any) -> None:
     federation = federate(DEPTH, SEMSEG, BOTH, shared=SHARED["encoder"], upload=[DEA(rho=0.1)])
-    d, row = federation.engine.parts["encoder"].vector.numel(), federation.orchestrator().train(1, DISPLAY)
+    d, row = federation.engine.resident.parts["encoder"].vector.numel(), federation.orchestrator().train(1, DISPLAY)
     assert (row["bytes/down"], row["bytes/up"]) == (3 * 4 * d, 3 * (4 * -(-d // 10) + -(-d // 8)))
 
 
@@ -326,4 +328,4 @@ def test_only_sampled_clients_train(federate: Any) -> None:
     row = orchestrator.train(1, DISPLAY)
     chosen = [client.name for client in orchestrator.sample(1)]
     assert [key.split("/")[1] for key in row if key.startswith("train/")] == chosen
-    assert [client.name for client in federation.clients if client.state.optimizer is not None] == chosen
+    assert [client.name for client in federation.clients if client.state.optimizer] == chosen

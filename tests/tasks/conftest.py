@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedmtl.tasks import Depth, Edge, Normals, Parts, Saliency, SemSeg, Task
+from fedmtl.tasks import Depth, Edge, Normals, Parts, Regression, Saliency, SemSeg, Task
 
 
 @dataclass
@@ -23,7 +23,10 @@ class Batch:
 
 
 @pytest.fixture(
-    params=[SemSeg(num_classes=6), Parts(num_classes=4), Saliency(), Depth(), Normals(), Edge(max_distance=0.2)],
+    params=[
+        *(SemSeg(num_classes=6), Parts(num_classes=4), Saliency()),
+        *(Depth(), Normals(), Edge(max_distance=0.2), Regression()),
+    ],
     ids=lambda task: task.name,
 )
 def task(request: pytest.FixtureRequest) -> Task:
@@ -40,6 +43,10 @@ def make_batch() -> Callable[..., Batch]:
             target = rng.uniform(0.2, 9.5, (n, 1, *size))
             target[~known[:, None]] = rng.choice([0, 80, 100], np.count_nonzero(~known))
             output = np.abs(target + output)
+            perfect = target.copy()
+        elif task.name == "regression":
+            target = rng.normal(0, 1, (n, 1, *size))
+            target[~known[:, None]] = rng.choice([np.inf, -np.inf, np.nan], np.count_nonzero(~known))
             perfect = target.copy()
         elif task.name == "normals":
             target = rng.normal(0, 1, (n, 3, *size))

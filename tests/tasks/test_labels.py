@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedmtl.tasks import Depth, Edge, Normals, Parts, Saliency, SemSeg, Task
+from fedmtl.tasks import Depth, Edge, Normals, Parts, Regression, Saliency, SemSeg, Task
 from fedmtl.tasks.base import Label, class_palette, heat
 
 FORMS = {  # of a prediction: dtype and what follows height and width
@@ -16,6 +16,7 @@ FORMS = {  # of a prediction: dtype and what follows height and width
     "depth": (np.float32, ()),
     "normals": (np.float32, (3,)),
     "edge": (np.float32, ()),
+    "regression": (np.float32, ()),
 }
 
 
@@ -31,7 +32,7 @@ def label(task: Task, example) -> Label:
     if task.name == "normals":
         return np.where(known[..., None], target.transpose(1, 2, 0), task.fill).astype(np.float32)
     values = np.where(known, target.reshape(known.shape), task.fill)
-    return values.astype(np.float32 if task.name == "depth" else np.uint8)
+    return values.astype(np.float32 if task.name in ("depth", "regression") else np.uint8)
 
 
 def test_target_of_a_label_is_what_loss_and_metric_take(task: Task, label: Label, example) -> None:
@@ -80,6 +81,35 @@ def test_rescale_divides_depth_and_nothing_else(task: Task, label: Label, factor
     scaled = task.rescale(label, factor)
     assert scaled.dtype == label.dtype
     np.testing.assert_allclose(scaled, label / factor if task.name == "depth" else label, rtol=1e-6)
+
+
+def test_an_input_holds_the_known_values_and_zero_elsewhere(task: Task, label: Label, example) -> None:
+    seen, known = task.to_input(task.to_target(label)), example.known[0]
+    assert seen.dtype == torch.float32
+    assert seen.shape == (task.channels, 5, 8)
+    values = label.astype(np.float64)[..., None]
+    if task.name in ("semseg", "parts", "saliency"):
+        expected = values == np.arange(task.channels)
+    elif task.name == "depth":
+        expected = (values - 3.0) / 1.5
+    else:
+        expected = values if values.ndim == 3 else values[..., 0]
+    expected = np.where(known[..., None], expected, 0).transpose(2, 0, 1)
+    np.testing.assert_allclose(seen.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("task", "values"),
+    [
+        (Depth(max_depth=10), [0, -1, 10, np.inf, np.nan]),
+        (Normals(), [2 * 127 / 255 - 1, 0]),
+        (Regression(), [np.inf, -np.inf, np.nan]),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_an_input_is_zero_for_every_kind_of_unknown(task: Task, values: list[float]) -> None:
+    target = torch.tensor(values, dtype=torch.float32).expand(task.channels, 1, -1)
+    assert torch.equal(task.to_input(target), torch.zeros_like(target))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -159,6 +189,12 @@ def test_near_is_brighter_than_far() -> None:
     assert np.all(np.diff(picture[0].sum(-1, dtype=int)) < 0)
 
 
+def test_regression_is_drawn_from_minus_two_to_two() -> None:
+    picture = Regression().draw(np.array([[-9.0, -2.0, -1.0, 0.0, 1.0, 2.0, 9.0]]))[0].astype(int)
+    np.testing.assert_array_equal(picture[[0, 1, 5]], picture[[1, 0, 6]])
+    np.testing.assert_array_equal(picture[1:6], heat(np.linspace(0, 1, 5)))
+
+
 def test_edges_are_white_and_fade_with_probability() -> None:
     picture = Edge().draw(np.array([[1.0, 0.5, 0.0]], dtype=np.float32))
     np.testing.assert_array_equal(picture[0, :, 0], [255, 127, 0])
@@ -196,6 +232,7 @@ class Flow(Depth):
         (Edge(), (4, 6), 255),
         (Depth(), (4, 6), 0),
         (Normals(), (4, 6, 3), 0),
+        (Regression(), (4, 6), np.inf),
         (Flow(), (4, 6, 2), -1),
     ],
 )

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedmtl.tasks import Depth, Edge, Normals, Parts, Saliency, SemSeg, Task
+from fedmtl.tasks import Depth, Edge, Normals, Parts, Regression, Saliency, SemSeg, Task
 
 DTYPES = [torch.float16, torch.bfloat16]
 
@@ -36,7 +36,7 @@ def reference(task: Task, batch) -> float:
     elif task.name == "saliency":
         share = np.mean(target[known] == 1)
         values = surprise(output, target) * np.where(target == 1, 1 - share, share)
-    elif task.name == "depth":
+    elif task.name in ("depth", "regression"):
         values = np.abs(output - target)[:, 0]
     elif task.name == "normals":
         values = np.abs(unit(output) - unit(target)).sum(1)
@@ -125,6 +125,7 @@ def test_an_output_that_says_the_target_has_no_loss(task: Task, make_batch) -> N
         (Normals(), 10),
         (Edge(), 50),
         (Depth(), 1),
+        (Regression(), 1),
         (Edge(weight=7), 7),
     ],
     ids=lambda value: getattr(value, "name", None),

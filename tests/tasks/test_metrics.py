@@ -17,7 +17,7 @@ from torchmetrics import JaccardIndex, Metric
 from torchmetrics.utilities import dim_zero_sum
 
 from fedmtl.boundaries import boundary_counts
-from fedmtl.tasks import Depth, Edge, Normals, Parts, Saliency, SemSeg, Task
+from fedmtl.tasks import Depth, Edge, Normals, Parts, Regression, Saliency, SemSeg, Task
 
 TASKS = [
     SemSeg(num_classes=6),
@@ -26,6 +26,7 @@ TASKS = [
     Depth(),
     Depth(pooling="image"),
     Normals(),
+    Regression(),
     Edge(max_distance=0.2),
 ]
 Array = NDArray[np.float64]
@@ -57,6 +58,8 @@ def reference(task: Task, output: Array, target: Array, known: NDArray[np.bool_]
             if union or task.absent == "zero":
                 ious.append(np.count_nonzero((predicted == c) & (truth == c)) / union if union else 0)
         return {"mIoU": 100 * np.mean(ious)}
+    if task.name == "regression":
+        return {"RMSE": np.sqrt(np.mean(np.square(output - target)[:, 0][known]))}
     if task.name == "depth":
         images = zip(np.square(output - target)[:, 0], known, strict=True)
         squares = [values[mask] for values, mask in images if mask.any()]

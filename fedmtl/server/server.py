@@ -1,22 +1,26 @@
 """The server: the global model, and how a round's updates change it."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fedmtl.aggregation import Aggregator, Update, WeightedMean
+from fedmtl.aggregation import Aggregator, Update, UploadTransform, WeightedMean
+from fedmtl.algorithms import Message, ServerRule
 from fedmtl.errors import UserError
-from fedmtl.vector import PartState
+from fedmtl.vector import Layout, PartState
 
 log = logging.getLogger(__name__)
 
 REMEDY = "lower local.optimizer's lr, set local.clip_norm, or raise rho"
 
 ServerOptimizer = Callable[[Iterable[Tensor]], Optimizer]
+State = dict[str, PartState]  # weights by part name
 
 
 class Server:
@@ -31,7 +35,13 @@ class Server:
         optimizer: any torch optimizer by its class (default: SGD with lr 1).
         weighting: a client's weight is its number of training images, or the same for all.
         min_clients: fewest usable updates for a round to go on.
+
+    Attributes:
+        personal: whether each client has a model of its own here, so that there is no global one.
+        rule: the server's end of the local algorithm.
     """
+
+    personal = False
 
     def __init__(
         self,
@@ -49,27 +59,83 @@ class Server:
         self.make_optimizer = optimizer or (lambda parameters: torch.optim.SGD(parameters, lr=1.0))
         self._begin_round()
 
-    def start(self, state: dict[str, PartState]) -> None:
-        """Takes over the first global state."""
+    def check(self, *, rule: ServerRule, upload: Sequence[UploadTransform], several_architectures: bool) -> None:
+        """Refuses what does not go with this server.
+
+        Args:
+            rule: the server's end of the local algorithm.
+            upload: the clients' upload transforms.
+            several_architectures: whether some clients have a model of another architecture.
+
+        Raises:
+            ValueError: a combination that makes no sense, with the reason.
+        """
+        name = type(self.aggregator).__name__
+        if not self.aggregator.partial and any(transform.overlap for transform in upload):
+            raise ValueError(
+                f"server.aggregator: rescale: overlap averages each coordinate over the clients that kept it, which "
+                f"{name} can't; take another rescale or aggregator"
+            )
+        if not self.aggregator.partial and several_architectures:
+            raise ValueError(
+                f"server.aggregator: clients of another architecture lack some coordinates, and {name} can't average "
+                "over those who have them; take WeightedMean"
+            )
+
+    def start(
+        self,
+        state: State,
+        *,
+        rule: ServerRule | None = None,
+        parts: Mapping[str, Sequence[str]] | None = None,
+        layouts: Mapping[str, Layout] | None = None,
+    ) -> None:
+        """Takes over the first global state.
+
+        Args:
+            state: the state; it changes in place from now on.
+            rule: the server's end of the local algorithm.
+            parts: names of the parts that each client shares, by client.
+            layouts: where each tensor lies in each part.
+        """
         self.state = state
+        self.layouts = dict(layouts or {})
+        self.rule = rule or ServerRule()
+        self.rule.start(Counter(part for names in (parts or {}).values() for part in names))
         self._encoder = nn.Parameter(state["encoder"].vector)  # shares its memory
         self.optimizer = self.make_optimizer([self._encoder])
 
+    def broadcast(self) -> Message:
+        """What goes to the clients beside the model."""
+        return self.rule.broadcast()
+
+    def model_for(self, client: str) -> State:
+        """The state that a client starts a round from."""
+        return self.state
+
+    def weight(self, update: Update) -> float:
+        """The weight of a client's update."""
+        return float(update.examples) if self.weighting == "examples" else 1.0
+
     def receive(self, update: Update) -> bool:
-        """Adds an update to the running sums; one that is not finite is refused: logged, counted, left out."""
+        """Takes an update; one that is not finite is refused: logged, counted, left out."""
         if not update.is_finite():
             self.refused.append(update.client)
             log.warning("client %s sent an update that is not finite: left out of this round", update.client)
             return False
-        weight = float(update.examples) if self.weighting == "examples" else 1.0
+        self._add(update, self.weight(update))
+        self.received.append(update.client)
+        return True
+
+    def _add(self, update: Update, weight: float) -> None:
+        """Adds an update to the running sums."""
         for name, part in update.parts.items():
             if name == "encoder":
                 self.aggregator.add(part, weight)
             else:
                 self._heads.setdefault(name, WeightedMean()).add(part, weight)
             self._buffers.setdefault(name, BufferMean()).add(part.buffers, weight)
-        self.received.append(update.client)
-        return True
+        self.rule.receive({name: part.delta for name, part in update.parts.items()}, update.message, weight)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -84,10 +150,15 @@ class Server:
                 f"only {len(self.received)} usable client updates, server.min_clients asks for "
                 f"{self.min_clients}{refused}; {REMEDY}"
             )
-        merged = {"encoder": self.aggregator.merge(), **{name: mean.merge() for name, mean in self._heads.items()}}
+        self._move()
+        self._begin_round()
+
+    def _move(self) -> None:
+        """Moves the global state by what was merged."""
+        found = {"encoder": self.aggregator.merge(), **{name: mean.merge() for name, mean in self._heads.items()}}
+        merged = {name: update for name, update in found.items() if update is not None}
+        self.rule.apply(merged)
         for name, update in merged.items():
-            if update is None:
-                continue
             if not torch.isfinite(update).all():
                 raise UserError(
                     f"the merged update of {name} is not finite: the clients' updates are too large; {REMEDY}"
@@ -100,7 +171,6 @@ class Server:
                 self.state[name].vector.add_(update)
         for name, buffers in self._buffers.items():
             buffers.write(self.state[name].buffers)
-        self._begin_round()
 
     def _begin_round(self) -> None:
         self.received: list[str] = []
@@ -109,18 +179,17 @@ class Server:
         self._buffers: dict[str, BufferMean] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Global state and optimizer state, as plain containers and tensors."""
+        """Global state, and states of optimizer and algorithm, as plain containers and tensors."""
         parts = {name: part.state_dict() for name, part in self.state.items()}
-        return {"parts": parts, "optimizer": self.optimizer.state_dict()}
+        return {"parts": parts, "optimizer": self.optimizer.state_dict(), "rule": self.rule.state_dict()}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a `state_dict`; `start` must have been called with a state of the same shapes."""
         for name, part in self.state.items():
-            part.vector.copy_(state["parts"][name]["vector"])
-            for buffer, values in state["parts"][name]["buffers"].items():
-                part.buffers[buffer].copy_(values)
+            part.copy_(PartState(**state["parts"][name]))
         self.optimizer.load_state_dict(state["optimizer"])
+        self.rule.load_state_dict(move_data_to_device(state["rule"], self._encoder.device))
 
 
 class BufferMean:

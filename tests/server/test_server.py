@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedmtl.aggregation import DEA, PartUpdate, Update
+from fedmtl.aggregation import DEA, PartUpdate, Sending, Update
 from fedmtl.errors import UserError
 from fedmtl.server import Server
 from fedmtl.vector import Layout, PartState
@@ -157,7 +157,7 @@ def test_dea_never_touches_buffers() -> None:
     for round in range(1, 6):
         updates = federation(round)
         for one in updates:
-            one.parts["encoder"] = dea(one.parts["encoder"], LAYOUT)
+            one.parts["encoder"] = dea(one.parts["encoder"], Sending(LAYOUT))
         do_round(server, updates)
         expected = mean(updates, "encoder", lambda part: part.buffers["running_var"])
         np.testing.assert_allclose(server.state["encoder"].buffers["running_var"].numpy(), expected, rtol=1e-6)
