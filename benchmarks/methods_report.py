@@ -14,8 +14,8 @@ def report(results: Results) -> str:
     rows = results["rows"]
     parts = [
         "# Methods on small scenes\n\nMade by `python benchmarks/methods_table.py` from `methods.json`; change neither "
-        "by hand. Δm in percent against Local of the same seed, mean ± half of the 95 % interval over seeds (Student's t; "
-        "none of it is corrected for the number of comparisons). *lr* is the rate that the tuning seeds chose of "
+        "by hand. Δm in percent against Local of the same seed, mean ± half of the 95 % interval over seeds (Student's "
+        "t; not corrected for the number of comparisons). *lr* is the rate that the tuning seeds chose from "
         f"{', '.join(f'{rate:g}' for rate in results['rates'])}. A difference is taken seed by seed.\n",
         methods(rows),
         bounds(rows),

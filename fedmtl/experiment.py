@@ -145,7 +145,12 @@ class Experiment:
                 private = group.private
                 if private is None:
                     private = first_conv(own.model.encoder) if group.input != "image" else []
-                self.engine.add_architecture(f"clients[{i}]", own, match=group.match, private=private)
+                resident = self.engine.add_architecture(f"clients[{i}]", own, match=group.match, private=private)
+                if share != "none" and resident.sharing(["encoder"])[0] == 0:
+                    raise UserError(
+                        f"clients[{i}].model: its encoder has no tensor in common with the server's by {group.match}; "
+                        "take a related backbone, match: leading, or share: none"
+                    )
         for client in {(id(c.images.source), c.architecture): c for c in members}.values():
             for view in (client.images, validation[client.data].only(client.tasks, input=client.images.input)):
                 self._check_image_size(view, client.architecture)

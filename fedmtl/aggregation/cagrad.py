@@ -58,8 +58,7 @@ def _coordinates(gram: np.ndarray) -> np.ndarray:
     norms = np.sqrt(gram.diagonal())
     divisors = np.where(norms > 0, norms, 1)  # with cosines, an update that is far smaller keeps its direction
     values, vectors = np.linalg.eigh(gram / np.outer(divisors, divisors))
-    values[values < 1e-13 * values[-1]] = 0  # rounding
-    return np.sqrt(values)[:, None] * vectors.T * (norms / max(norms.max(), math.ulp(0)))
+    return np.sqrt(values.clip(min=0))[:, None] * vectors.T * (norms / max(norms.max(), math.ulp(0)))
 
 
 def _pull(points: np.ndarray, mean: np.ndarray, c: float) -> np.ndarray:

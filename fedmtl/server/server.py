@@ -197,7 +197,7 @@ class BufferMean:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._weight = 0.0
+        self._weights: dict[str, float] = {}  # by name: smaller models may lack some
 
     def add(self, buffers: Mapping[str, Tensor], weight: float) -> None:
         """Takes one client's buffers."""
@@ -205,9 +205,9 @@ class BufferMean:
             if buffer.is_floating_point():
                 total = self._sums.setdefault(name, torch.zeros_like(buffer, dtype=torch.float32))
                 total.add_(buffer, alpha=weight)
-        self._weight += weight
+                self._weights[name] = self._weights.get(name, 0.0) + weight
 
     def write(self, buffers: Mapping[str, Tensor]) -> None:
         """Copies the means into the server's buffers."""
         for name, total in self._sums.items():
-            buffers[name].copy_(total / self._weight)
+            buffers[name].copy_(total / self._weights[name])

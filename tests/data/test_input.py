@@ -52,6 +52,7 @@ class Modal(DataSource):
         return self.samples[index][what]
 
     def has_label(self, split: str, index: int, task: str) -> bool:
+        assert task in self.tasks
         return (index, task) != (3, "normals")
 
 
