@@ -152,7 +152,8 @@ class Experiment:
                         "take a related backbone, match: leading, or share: none"
                     )
         for client in {(id(c.images.source), c.architecture): c for c in members}.values():
-            for view in (client.images, validation[client.data].only(client.tasks, input=client.images.input)):
+            images = client.images
+            for view in (images, images.source.view("val", list(images.names.values()), input=images.input)):
                 self._check_image_size(view, client.architecture)
         parts = {client.name: [name for name in client.parts if shared(name)] for client in members}
         server.start(self.engine.state(), rule=rule, parts=parts, layouts=self.engine.layouts())

@@ -4,6 +4,7 @@ import numpy as np
 
 from fedmtl.aggregation.stacked import LinearCombination
 from fedmtl.errors import UserError
+from fedmtl.gram import squared_distances
 
 
 class Krum(LinearCombination):
@@ -42,8 +43,7 @@ class Krum(LinearCombination):
                 f"server.aggregator: Krum with byzantine {self.byzantine} and keep {self.keep} needs at least {needed} "
                 f"usable updates a round and got {clients}; lower them or have more clients take part"
             )
-        squares = gram.diagonal()
-        distances = (squares[:, None] + squares - 2 * gram).clip(min=0)
+        distances = squared_distances(gram)
         np.fill_diagonal(distances, np.inf)
         scores = np.sort(distances)[:, : clients - self.byzantine - 2].sum(1)
         coefficients = np.zeros(clients)

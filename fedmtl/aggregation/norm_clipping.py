@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from fedmtl.aggregation.stacked import StackedAggregator, columns
+from fedmtl.aggregation.stacked import StackedAggregator
 from fedmtl.aggregation.update import PartUpdate
 from fedmtl.aggregation.weighted_mean import WeightedMean
+from fedmtl.gram import columns
 
 
 class NormClipping(StackedAggregator):
@@ -30,7 +31,8 @@ class NormClipping(StackedAggregator):
         self.max_norm = max_norm
 
     def _combine(self, updates: list[PartUpdate], weights: np.ndarray) -> Tensor:
-        norms = np.sqrt(sum(block.square().sum(1).cpu().numpy() for _, block in columns(updates)))
+        blocks = columns([update.delta for update in updates])
+        norms = np.sqrt(sum(block.square().sum(1).cpu().numpy() for _, block in blocks))
         limit = float(np.median(norms)) if self.max_norm is None else self.max_norm
         mean = WeightedMean()
         for update, norm, weight in zip(updates, norms, weights, strict=True):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from fedmtl.aggregation.stacked import LinearCombination
+from fedmtl.gram import cosines
 
 
 class PCGrad(LinearCombination):
@@ -16,12 +17,10 @@ class PCGrad(LinearCombination):
 
     def coefficients(self, gram: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """The coefficients (K,) of the updates in the merged one."""
-        squares = gram.diagonal()
-        # Divided by ‖Δ_j‖ alone: within the row of client i, that orders by the cosine.
-        conflict = gram / np.sqrt(np.where(squares > 0, squares, 1))
+        order = np.argsort(cosines(gram), kind="stable")
         projected = np.eye(len(gram))
         for i, row in enumerate(projected):
-            for j in np.argsort(conflict[i], kind="stable"):
+            for j in order[i]:
                 if j != i and (inner := row @ gram[:, j]) < 0:
-                    row[j] -= inner / squares[j]
+                    row[j] -= inner / gram[j, j]
         return weights / weights.sum() @ projected

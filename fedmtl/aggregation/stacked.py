@@ -1,7 +1,7 @@
 """Aggregators that need all updates of a round at once: they keep them, and work on some columns at a time."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cmp_to_key
 
 import numpy as np
@@ -10,8 +10,7 @@ from torch import Tensor
 
 from fedmtl.aggregation.base import Aggregator
 from fedmtl.aggregation.update import PartUpdate
-
-_COLUMNS = 1 << 15  # coordinates worked on at a time: a few MB of scratch memory, which fit the cache
+from fedmtl.gram import columns, combine, gram
 
 
 class StackedAggregator(Aggregator):
@@ -55,11 +54,8 @@ class LinearCombination(StackedAggregator):
     """Σ a_k Δ_k, with coefficients that depend on the updates by their inner products alone."""
 
     def _combine(self, updates: list[PartUpdate], weights: np.ndarray) -> Tensor:
-        gram = np.zeros((len(updates), len(updates)))
-        for _, block in columns(updates):
-            gram += (block @ block.T).cpu().numpy()
-        coefficients = torch.from_numpy(self.coefficients(gram, weights))
-        return by_columns(updates, lambda block, _: coefficients.to(block.device) @ block)
+        deltas = [update.delta for update in updates]
+        return combine(self.coefficients(gram(deltas), weights)[None], deltas)[0]
 
     @abstractmethod
     def coefficients(self, gram: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -71,18 +67,10 @@ class LinearCombination(StackedAggregator):
         """
 
 
-def columns(updates: Sequence[PartUpdate]) -> Iterator[tuple[slice, Tensor]]:
-    """Some coordinates of all updates after the other: where they lie, and their values (K, n) in float64."""
-    for begin in range(0, updates[0].delta.numel(), _COLUMNS):
-        span = slice(begin, begin + _COLUMNS)
-        block = torch.stack([update.delta[span] for update in updates])
-        yield span, (block.cpu() if block.is_mps else block).double()  # MPS has no float64
-
-
 def by_columns(updates: Sequence[PartUpdate], merge: Callable[[Tensor, slice], Tensor]) -> Tensor:
     """The merged update (d,) in fp32, from a function that merges values (K, n) at some coordinates to (n,)."""
     merged = torch.empty_like(updates[0].delta)
-    for span, block in columns(updates):
+    for span, block in columns([update.delta for update in updates]):
         merged[span].copy_(merge(block, span))
     return merged
 
@@ -91,7 +79,7 @@ def _compare(one: tuple[float, PartUpdate], other: tuple[float, PartUpdate]) -> 
     """-1, 0 or 1: the lighter client first, among equals the one whose first differing entry is smaller."""
     if one[0] != other[0]:
         return -1 if one[0] < other[0] else 1
-    for a, b in zip(*(torch.split(update.delta, _COLUMNS) for _, update in (one, other)), strict=True):
+    for _, (a, b) in columns([one[1].delta, other[1].delta]):
         if not torch.equal(a, b):
             first = (a != b).nonzero()[0]
             return -1 if a[first] < b[first] else 1

@@ -1,5 +1,6 @@
 """Data sets, transforms, loaders and partitions among clients."""
 
+from fedmtl.data.dial import Dial
 from fedmtl.data.folder import Folder
 from fedmtl.data.nyud import NYUDv2
 from fedmtl.data.partition import IID, Dirichlet, ListFile, Partition, QuantitySkew, Whole
@@ -11,6 +12,7 @@ from fedmtl.data.transforms import TrainTransform, ValTransform
 __all__ = [
     "IID",
     "DataSource",
+    "Dial",
     "Dirichlet",
     "Folder",
     "ListFile",

@@ -5,8 +5,8 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
+from fedmtl.gram import combine, cosines, gram, squared_distances
 from fedmtl.mixing.base import Exchange, Mixing, check_range, groups
-from fedmtl.mixing.gram import combine, cosines, gram, squared_distances
 
 
 class FedAMP(Mixing):

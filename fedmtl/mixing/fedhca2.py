@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedmtl.gram import combine, conflict_averse, gram
 from fedmtl.mixing.base import Exchange, Mixing, check_range, groups
-from fedmtl.mixing.conflict import conflict_averse_weights
-from fedmtl.mixing.gram import combine, gram
 from fedmtl.vector import Layout
 
 
@@ -33,7 +32,8 @@ class FedHCA2(Mixing):
     r"""Hetero-client federated multi-task learning (FedHCA²: Lu et al., CVPR 2024, arXiv 2311.13250).
 
     Encoders, hyper conflict-averse aggregation: with U the conflict-averse direction of all clients' updates
-    (`conflict_averse_weights`) and :math:`\bar\Delta_i` the mean update of the clients that have the same heads as i,
+    (`fedmtl.gram.conflict_averse`) over :math:`1 + c^2`, and :math:`\bar\Delta_i` the mean update of the clients
+    that have the same heads as i,
 
     .. math:: \theta_i \leftarrow \theta_i + \bar\Delta_i + \alpha_i U
 
@@ -202,7 +202,7 @@ def _encoder_step(clients: Sequence[Exchange], c: float) -> tuple[list[Tensor], 
         [[i == j or (bool(one) and one == other) for j, other in enumerate(heads)] for i, one in enumerate(heads)]
     )
     means = like * weights / (like * weights).sum(axis=1, keepdims=True)
-    direction = conflict_averse_weights(gram(updates), c, weights / weights.sum())
+    direction = conflict_averse(gram(updates), weights / weights.sum(), c) / (1 + c**2)
     *own, merged = combine(np.vstack([means, direction]), updates)
     return own, merged
 

@@ -62,7 +62,7 @@ class WandB(Tracker):
                 "set tracker.mode: offline"
             ) from error
         self._run.define_metric("round")
-        for group in ("train", "val", "time", "bytes", "server", "pictures"):
+        for group in ("train", "val", "diag", "time", "bytes", "server", "pictures"):
             self._run.define_metric(f"{group}/*", step_metric="round")
         if mode == "offline":
             log.info("W&B is offline; to upload later: wandb sync %s", self._run.settings.sync_dir)

@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from fedmtl.aggregation import stacked
+from fedmtl import gram
 from fedmtl.aggregation.base import Aggregator
 from fedmtl.aggregation.cagrad import CAGrad
 from fedmtl.aggregation.krum import Krum
 from fedmtl.aggregation.norm_clipping import NormClipping
 from fedmtl.aggregation.order_statistics import CoordinateMedian, TrimmedMean
 from fedmtl.aggregation.pcgrad import PCGrad
+from fedmtl.aggregation.stacked import StackedAggregator
 from fedmtl.aggregation.task_arithmetic import TaskArithmetic
 from fedmtl.aggregation.ties import TIES
 from fedmtl.aggregation.update import PartUpdate
@@ -66,7 +67,7 @@ def split(clients: Any) -> tuple[list[np.ndarray], list[float]]:
 def test_another_order_of_clients_changes_nothing(name: str, clients: Any, random: Any) -> None:
     merged = merge(AGGREGATORS[name](), *split(clients))
     shuffled = merge(AGGREGATORS[name](), *split(random.sample(clients, len(clients))))
-    if isinstance(AGGREGATORS[name](), stacked.StackedAggregator):
+    if isinstance(AGGREGATORS[name](), StackedAggregator):
         np.testing.assert_array_equal(shuffled, merged)
     else:
         np.testing.assert_allclose(shuffled, merged, rtol=1e-5, atol=1e-3)
@@ -183,7 +184,7 @@ def test_where_all_count_or_none_does(name: str) -> None:
 def test_blocks_of_columns_join(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = normal(5, 50)
     whole = merge(AGGREGATORS[name](), arrays, [1, 2, 3, 1, 2])
-    monkeypatch.setattr(stacked, "_COLUMNS", 7)
+    monkeypatch.setattr(gram, "_COLUMNS", 7)
     np.testing.assert_allclose(merge(AGGREGATORS[name](), arrays, [1, 2, 3, 1, 2]), whole, rtol=1e-6)
 
 

@@ -148,6 +148,8 @@ def test_a_metric_that_runs_against_its_loss(task: str, metric: str, direction: 
     assert 28 <= round <= 30
     assert text.startswith(f"{task}: val {metric} went from")
     assert "local.epochs" in text
+    unheard = dict.fromkeys(range(20, 41, 3), None)
+    assert warnings(spoil(spoil(rows, f"val/{task}/{metric}", worse), f"train/{task}/loss", unheard)) == [(round, text)]
     better = {t: reached * (1 - direction * 0.02 * (t - 25)) for t in range(26, 41)}
     assert warnings(spoil(rows, f"val/{task}/{metric}", better)) == []
 
@@ -163,7 +165,7 @@ def test_the_loss_of_a_metric_is_that_of_the_clients_with_its_task() -> None:
     rows = healthy(40, noise=0.0, seed=0)
     for row in rows:  # semseg's losses rise, all others fall
         row |= {"train/semseg/loss": 1 + row["round"] / 40, "train/both/semseg": 1 + row["round"] / 40}
-        row |= {"train/both/loss": 2 - row["round"] / 40}
+        row |= {"train/both/loss": 2 - row["round"] / 40, "train/depth/loss": 20 - row["round"] / 4}
     worse = {t: 15 * 0.98 ** (t - 25) for t in range(25, 41)}
     assert warnings(spoil(rows, "val/semseg/mIoU", worse)) == []
 

@@ -1,4 +1,4 @@
-"""Every method through the real command line: it runs, goes on after an interruption, and refuses what makes no sense."""
+"""Every method through the real command line: it runs, resumes, and refuses what makes no sense."""
 
 import json
 from collections.abc import Callable
