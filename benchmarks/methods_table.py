@@ -5,7 +5,8 @@
 Every row is experiments/base/small.yaml with files of experiments/methods on top and a few words. The learning rate of
 each method, and of FedDEA, is chosen from one grid by its Δm on tuning seeds; other rows take the rate of the row that
 they vary. They are then measured on other seeds and compared seed by seed. What words are said of (`CLAIMED`) has more
-seeds than the rest. Runs that are finished are not run again. All numbers go to docs/results/methods.json, the tables
+seeds than the rest. Runs that are finished are not run again: after a change of code or configurations give another
+--out. All numbers go to docs/results/methods.json, the tables
 to docs/results/methods.md; both are made from the runs' results.json alone.
 """
 
@@ -17,6 +18,7 @@ import os
 import shutil
 import statistics
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -111,7 +113,7 @@ DIAL = {
     f"{name} at {dial:+}": Row(
         (*files, *(["diagnosed"] if name != "Local" else [])),
         ("--data.init_args.dials.far.correlation", str(dial)),
-        rate_of=FEDAVG if name == "Local" else {"FedAvg": FEDAVG}.get(name, DEA),
+        rate_of={"Local": LOCAL, "FedAvg": FEDAVG}.get(name, DEA),
         base="dial",
         baseline=f"Local at {dial:+}",
     )
@@ -159,6 +161,8 @@ def fit(job: tuple[str, float, int], out: Path, overlay: Sequence[str]) -> None:
             main([*words, "--seed", str(seed), "--name", name, "--out", str(out)])
         except UserError as error:
             (out / f"{name}.failed").write_text(str(error))
+        except Exception:
+            (out / f"{name}.failed").write_text(traceback.format_exc())
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     shutil.rmtree(folder / "unified", ignore_errors=True)
 
@@ -183,7 +187,7 @@ def delta(found: dict[str, Any] | None, base: dict[str, Any] | None) -> float:
         return -math.inf
     primary = {task: Primary(**p) for task, p in base["primary"].items()}
     changes = delta_m(found["metrics"], base["metrics"], primary)
-    return statistics.fmean(changes.values())
+    return statistics.fmean(changes.values()) if changes else -math.inf
 
 
 def best_rates(out: Path, seeds: dict[str, Sequence[int]], rates: Sequence[float]) -> dict[str, Any]:
@@ -195,7 +199,9 @@ def best_rates(out: Path, seeds: dict[str, Sequence[int]], rates: Sequence[float
         means = {
             rate: statistics.fmean(delta(values(out, (row, rate, seed)), base[seed]) for seed in own) for rate in rates
         }
-        chosen[row] = {"rate": max(rates, key=lambda rate: means[rate]), "delta_m": means, "seeds": list(own)}
+        best = max(rates, key=lambda rate: means[rate])
+        finite = {rate: mean if math.isfinite(mean) else None for rate, mean in means.items()}
+        chosen[row] = {"rate": best, "delta_m": finite, "seeds": list(own)}
     return chosen
 
 
@@ -259,9 +265,10 @@ def main() -> None:
     own = parser.parse_args()
     own.out = own.out.resolve()
     own.out.mkdir(parents=True, exist_ok=True)
-    wanted = own.rows or [row for group in own.groups for row in GROUPS[group]]
-    needed = {other for row in wanted for other in (ROWS[row].rate_of, ROWS[row].baseline) if other}
-    rows = [row for row in ROWS if row in {*wanted, *needed, LOCAL}]
+    wanted = {LOCAL, *(own.rows or [row for group in own.groups for row in GROUPS[group]])}
+    while more := {r for row in wanted for r in (ROWS[row].rate_of, ROWS[row].baseline) if r} - wanted:
+        wanted |= more
+    rows = [row for row in ROWS if row in wanted]
 
     import fedmtl.commands.fit  # noqa: F401 - once, for all runs: they are forked from here
 

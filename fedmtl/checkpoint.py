@@ -10,7 +10,7 @@ import torch
 
 from fedmtl.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Checkpoints:

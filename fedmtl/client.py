@@ -155,7 +155,7 @@ class ClientModule(LightningModule):
         self.active: tuple[str, ...] = tuple(tasks)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """Images (B, 3, H, W) to the active tasks' raw outputs (B, C, H, W), by task."""
+        """Inputs (B, C, H, W) to the active tasks' raw outputs (B, C, H, W), by task."""
         return self.model(image, self.active)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:

@@ -103,18 +103,18 @@ class Experiment:
         check_optimizer("server.optimizer", server.make_optimizer)
         if share == "none":
             unused = {"upload": bool(upload), "server": server.personal, "diagnostics": diagnostics is not None}
+            unused |= {f"server.{key}": True for key in server.given}
             for key in (key for key, given in unused.items() if given):
                 raise ValueError(f"{key}: nothing is sent with share: none; leave {key} out")
         algorithm = local.algorithm
         algorithm.check(share)
-        rule = algorithm.server()
         several = any(client.architecture != SERVERS for client in members)
         if several and algorithm.sends_vectors:
             raise ValueError(
                 f"local.algorithm: {type(algorithm).__name__} exchanges vectors of one architecture; "
-                "leave out the groups' model and input"
+                "leave out the groups' model, input and private"
             )
-        server.check(rule=rule, upload=upload or [], several_architectures=several and share != "none")
+        server.check(algorithm=algorithm, upload=upload or [], several_architectures=several and share != "none")
         settings = fabric or FabricConfig()
         device = settings.build()
         torch.manual_seed(derive_seed(seed, "weights"))
@@ -156,7 +156,13 @@ class Experiment:
             for view in (images, images.source.view("val", list(images.names.values()), input=images.input)):
                 self._check_image_size(view, client.architecture)
         parts = {client.name: [name for name in client.parts if shared(name)] for client in members}
-        server.start(self.engine.state(), rule=rule, parts=parts, layouts=self.engine.layouts())
+        server.start(
+            self.engine.state(),
+            rule=algorithm.server(),
+            parts=parts,
+            examples={client.name: len(client.images) for client in members},
+            layouts=self.engine.layouts(),
+        )
         self.orchestrator = Orchestrator(
             engine=self.engine,
             server=server,
@@ -174,8 +180,9 @@ class Experiment:
         if baseline:
             self.orchestrator.compare_with(baseline)
         sampled = len(self.orchestrator.sample(1))
-        if server.min_clients > sampled:
-            raise ValueError(f"server.min_clients is {server.min_clients}, but only {sampled} clients train in a round")
+        for key, fewest in {"min_clients": server.min_clients, "aggregator": server.aggregator.fewest}.items():
+            if fewest > sampled:
+                raise ValueError(f"server.{key} needs {fewest} clients, but only {sampled} train in a round")
 
     def sharing(self) -> dict[str, dict[str, str]]:
         """Where clients differ in architecture: by client, what it reads, how large its model is, and how much of that
@@ -202,7 +209,8 @@ class Experiment:
                 self.engine.residents[architecture].module.eval()(image[None].to(self.engine.fabric.device))
         except Exception as error:
             size = "×".join(map(str, image.shape[-2:]))
-            raise UserError(f"model.backbone: it can't take images of {size} pixels: {error}") from error
+            key = "model" if architecture == SERVERS else f"{architecture}.model"
+            raise UserError(f"{key}.backbone: it can't take images of {size} pixels: {error}") from error
 
 
 def check_optimizer(key: str, make: Callable[[Iterable[Tensor]], Optimizer]) -> None:

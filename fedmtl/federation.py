@@ -127,8 +127,13 @@ def _members(groups: Sequence[ClientGroup], data: DataSource | Sources, partitio
             if heads.setdefault(prefix + task, key) != key:
                 raise UserError(f"data: {key} and {heads[prefix + task]} both get a head {prefix + task}; rename one")
         name = group.name or prefix + "+".join(group.tasks)
-        # a group with a model or an input of its own has its own architecture, named after the group's place
-        architecture = SERVERS if group.model is None and group.input == "image" else f"clients[{i}]"
+        if group.input != "image" and group.input not in source.tasks:
+            raise UserError(f"clients[{i}].input: {source.lacks(group.input)}")
+        if group.input in group.tasks:
+            raise UserError(f"clients[{i}].input: {group.input} is also what they learn; leave one of the two out")
+        # a group with a model, an input or weights has its own architecture, named after the group's place
+        plain = group.model is None and group.input == "image" and not group.private
+        architecture = SERVERS if plain else f"clients[{i}]"
         own = group.partition or partition
         members += [Member(name, group, key, source, prefix, architecture, own) for _ in range(group.count)]
     for member, name in zip(members, _numbered([member.name for member in members]), strict=True):
@@ -161,8 +166,9 @@ def _deal(source: DataSource, members: Sequence[Member], seed: int, keys: tuple[
     free: list[int] = list(range(len(source.ids("train"))))
     for pool in (pool for pool in pools if pool[0].partition.fixed):
         _split(source, pool, free, numpy_stream(seed, "partition", *keys))
-        taken = {i for member in pool for i in member.shard}
-        free = [i for i in free if i not in taken]
+        if pool[0].partition.exclusive:
+            taken = {i for member in pool for i in member.shard}
+            free = [i for i in free if i not in taken]
     dividing = [pool for pool in pools if not pool[0].partition.fixed]
     portions = [free] * len(dividing)
     if len(dividing) > 1:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -107,7 +108,7 @@ class Match:
         """
         return self.place(self.select(local))
 
-    @property
+    @cached_property
     def held(self) -> Tensor:
         """The entries of the server's vector that the client shares, (d_server,) bool, on the CPU."""
         return self.place(torch.ones(self.shared_entries, dtype=torch.bool))

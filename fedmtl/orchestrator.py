@@ -130,7 +130,7 @@ class Orchestrator:
                 client, self.server.model_for(client.name), round, display.step, beside=beside, keep_raw=diagnosing
             )
             for name, value in result.losses.items():
-                if name == "loss" or len(client.tasks) > 1:
+                if name in ("loss", "personal_loss") or len(client.tasks) > 1:
                     row[f"train/{client.name}/{name}"] = value if math.isfinite(value) else None
             display.end_client(result.losses.get("loss", math.nan))
             if self.server.receive(result.update):

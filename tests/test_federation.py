@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedmtl.client import Client, ClientGroup, LocalTraining
-from fedmtl.data import IID, DataSource, Dirichlet, ListFile, QuantitySkew, ValTransform
+from fedmtl.client import SERVERS, Client, ClientGroup, LocalTraining
+from fedmtl.data import IID, DataSource, Dirichlet, ListFile, QuantitySkew, ValTransform, Whole
 from fedmtl.errors import UserError
 from fedmtl.federation import make_clients, table, validation_views
 from fedmtl.tasks import Depth, Parts, SemSeg
@@ -301,3 +301,19 @@ def federate_like(make_module: Any, tiny_source: Any, one_thread: None) -> Calla
         return len(steps), seen
 
     return train
+
+
+def test_whole_gives_every_client_all_images_and_takes_them_from_nobody() -> None:
+    data = People(9, people=set())
+    groups = [ClientGroup(["depth"], count=2, partition=Whole()), ClientGroup(["semseg"], partition=Whole())]
+    assert [len(client.images) for client in make_clients(groups, data)] == [9, 9, 9]
+    beside = make_clients([groups[0], ClientGroup(["semseg"], count=3)], data)
+    assert [len(client.images) for client in beside] == [9, 9, 3, 3, 3]
+
+
+def test_what_is_a_groups_own_gives_it_an_architecture() -> None:
+    plain = ClientGroup(["depth"])
+    clients = make_clients([plain, ClientGroup(["semseg"], private=["*stem*"]), ClientGroup(["parts"], input="depth")],
+                           People(9, people={0, 1, 2, 3, 4, 5, 6, 7, 8}))  # fmt: skip
+    assert [client.architecture for client in clients] == [SERVERS, "clients[1]", "clients[2]"]
+    assert [client.images.channels for client in clients] == [3, 3, 1]

@@ -4,9 +4,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 from torch import Tensor
 
 from fedmtl.aggregation.update import PartUpdate
+from fedmtl.seeding import numpy_stream
 from fedmtl.vector import Layout
 
 
@@ -20,6 +22,7 @@ class Sending:
         round: number of the round, from 1.
         rounds: rounds of the whole run.
         seed: the run's seed.
+        place: which of the run's transforms this is, from 0, so that each draws random numbers of its own.
         memory: what the transform keeps for this client from round to round, by name. It puts new tensors in and
             never changes old ones, which count again if the server refuses the update.
     """
@@ -29,7 +32,12 @@ class Sending:
     round: int = 1
     rounds: int = 1
     seed: int = 0
+    place: int = 0
     memory: dict[str, Tensor] = field(default_factory=dict)
+
+    def stream(self, purpose: str) -> np.random.Generator:
+        """Random numbers for this client, round and transform."""
+        return numpy_stream(self.seed, purpose, self.client, self.round, *([self.place] if self.place else []))
 
 
 class UploadTransform(ABC):
@@ -58,9 +66,23 @@ class Aggregator(ABC):
 
     Attributes:
         partial: whether it takes updates that count at some coordinates only (`PartUpdate.counted`).
+        fewest: clients that a round must have for it to make sense.
     """
 
     partial: bool = False
+    fewest: int = 1
+
+    def check(self, update: PartUpdate) -> None:
+        """Refuses what this aggregator can't merge.
+
+        Raises:
+            ValueError: the update counts at some coordinates only, which this aggregator can't tell apart.
+        """
+        if update.counted is not None and not self.partial:
+            raise ValueError(
+                f"{type(self).__name__} takes only updates that count at every coordinate, "
+                "not those of rescale: overlap or of smaller models"
+            )
 
     @abstractmethod
     def add(self, update: PartUpdate, weight: float) -> None:

@@ -7,7 +7,6 @@ import torch
 from fedmtl.aggregation.base import Sending, UploadTransform
 from fedmtl.aggregation.functional import rescale_masked
 from fedmtl.aggregation.update import PartUpdate
-from fedmtl.seeding import numpy_stream
 
 
 class DARE(UploadTransform):
@@ -31,7 +30,7 @@ class DARE(UploadTransform):
     def __call__(self, update: PartUpdate, sending: Sending) -> PartUpdate:
         """Drops and rescales, and notes in the mask what is left of what was sent so far."""
         delta = update.delta
-        uniform = numpy_stream(sending.seed, "dare", sending.client, sending.round).random(delta.shape)
+        uniform = sending.stream("dare").random(delta.shape)
         mask = torch.from_numpy(uniform >= self.drop).to(delta.device)
         update.delta = rescale_masked(delta, mask, 1 - self.drop)
         update.mask = mask if update.mask is None else mask & update.mask

@@ -14,7 +14,6 @@ from fedmtl.aggregation.base import Sending, UploadTransform
 from fedmtl.aggregation.functional import Rescale, kept_count, rescale_masked, top_rho_mask
 from fedmtl.aggregation.rho import Rho
 from fedmtl.aggregation.update import PartUpdate
-from fedmtl.seeding import numpy_stream
 from fedmtl.vector import Layout
 
 Scope = Literal["global", "layer", "block"]
@@ -77,7 +76,7 @@ class DEA(UploadTransform):
         delta = update.delta
         if self.error_feedback and "residual" in sending.memory:
             delta = delta + sending.memory["residual"].to(delta)
-        rng = numpy_stream(sending.seed, "dea-mask", sending.client, sending.round)
+        rng = sending.stream("dea-mask")
         masks, sent = [], []
         for name, values in segments(delta, sending.layout, self.scope):
             rho = self.rho(name, values, sending) if isinstance(self.rho, Rho) else self.rho
@@ -90,7 +89,7 @@ class DEA(UploadTransform):
         elif update.mask is not None:  # where an earlier transform dropped it, a kept entry is not sent
             mask = mask & update.mask
         update.mask = mask
-        update.overlap = self.overlap
+        update.overlap = update.overlap or self.overlap
         return update
 
 

@@ -3,7 +3,6 @@
 import numpy as np
 
 from fedmtl.aggregation.stacked import LinearCombination
-from fedmtl.errors import UserError
 from fedmtl.gram import squared_distances
 
 
@@ -12,7 +11,8 @@ class Krum(LinearCombination):
 
     The score of an update is the sum of its squared distances to the K − f − 2 updates nearest to it; the m with the
     lowest scores are averaged with equal weights, since a faulty client could claim any. m = 1 is Krum, more is
-    multi-Krum.
+    multi-Krum. A round must have 2f + 3 clients, and m + f. Updates that the server refused, as not finite, were faulty
+    ones: f and m are then as large as what is left allows.
 
     Args:
         byzantine: f, number of clients that may send anything, at least 0.
@@ -30,22 +30,16 @@ class Krum(LinearCombination):
             raise ValueError(f"keep must be at least 1, not {keep}")
         self.byzantine = byzantine
         self.keep = keep
+        self.fewest = max(2 * byzantine + 3, keep + byzantine)
 
     def coefficients(self, gram: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """The coefficients (K,) of the updates in the merged one.
-
-        Raises:
-            UserError: fewer than 2f + 3 updates, or fewer than m of them can be honest.
-        """
+        """The coefficients (K,) of the updates in the merged one."""
         clients = len(gram)
-        if clients < (needed := max(2 * self.byzantine + 3, self.keep + self.byzantine)):
-            raise UserError(
-                f"server.aggregator: Krum with byzantine {self.byzantine} and keep {self.keep} needs at least {needed} "
-                f"usable updates a round and got {clients}; lower them or have more clients take part"
-            )
+        byzantine = min(self.byzantine, max(0, (clients - 3) // 2))
+        keep = min(self.keep, clients - byzantine)
         distances = squared_distances(gram)
         np.fill_diagonal(distances, np.inf)
-        scores = np.sort(distances)[:, : clients - self.byzantine - 2].sum(1)
+        scores = np.sort(distances)[:, : max(1, clients - byzantine - 2)].sum(1)
         coefficients = np.zeros(clients)
-        coefficients[np.argsort(scores, kind="stable")[: self.keep]] = 1 / self.keep
+        coefficients[np.argsort(scores, kind="stable")[:keep]] = 1 / keep
         return coefficients

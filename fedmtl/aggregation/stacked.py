@@ -24,17 +24,9 @@ class StackedAggregator(Aggregator):
         self._received: list[tuple[float, PartUpdate]] = []
 
     def add(self, update: PartUpdate, weight: float) -> None:
-        """Takes a copy of one client's update.
-
-        Raises:
-            ValueError: the update counts at some coordinates only, which this aggregator can't tell apart.
-        """
+        """Takes a copy of one client's update; raises ValueError as `check` does."""
+        self.check(update)
         counted = update.counted
-        if counted is not None and not self.partial:
-            raise ValueError(
-                f"{type(self).__name__} takes only updates that count at every coordinate, "
-                "not those of rescale: overlap or of smaller models"
-            )
         delta = update.delta.detach().to(torch.float32, copy=True)
         self._received.append((weight, PartUpdate(delta, held=None if counted is None else counted.clone())))
 

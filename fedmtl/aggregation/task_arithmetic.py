@@ -12,8 +12,7 @@ from fedmtl.aggregation.update import PartUpdate
 class TaskArithmetic(Aggregator):
     """λ Σ_k Δ_k, every update by the same factor (Ilharco et al. 2023, arXiv 2212.04089).
 
-    The clients' weights do not enter; λ = 1/K is their uniform mean. A coordinate at which a client does not count
-    (`rescale: overlap`, smaller models) gets nothing from it, and there is no denominator that would make up for it.
+    The clients' weights do not enter; λ = 1/K is their uniform mean.
 
     Args:
         scale: λ, above 0. Tune it: with λ above 1/K the step is longer than the mean, with λ = 1 K times as long.
@@ -22,8 +21,6 @@ class TaskArithmetic(Aggregator):
         ValueError: `scale` is not a finite number above 0.
     """
 
-    partial = True
-
     def __init__(self, *, scale: float = 0.4) -> None:
         if not 0 < scale < math.inf:
             raise ValueError(f"scale must be a finite number above 0, not {scale}")
@@ -31,7 +28,8 @@ class TaskArithmetic(Aggregator):
         self._sum: Tensor | None = None
 
     def add(self, update: PartUpdate, weight: float) -> None:
-        """Takes one client's update."""
+        """Takes one client's update; raises ValueError as `check` does."""
+        self.check(update)
         if self._sum is None:
             self._sum = torch.zeros_like(update.delta, dtype=torch.float32)
         self._sum.add_(update.delta, alpha=self.scale)

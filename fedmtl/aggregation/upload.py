@@ -41,7 +41,8 @@ def transform_upload(
         names = [name for name in sent if name == "encoder" or transform.part == "model"]
         layout = layouts[names[0]] if len(names) == 1 else joined_layout({name: layouts[name] for name in names})
         own = dict(memory.get(str(place), {}))
-        update = transform(join([sent[name] for name in names]), Sending(layout, client, round, rounds, seed, own))
+        sending = Sending(layout, client, round, rounds, seed, place, own)
+        update = transform(join([sent[name] for name in names]), sending)
         sent |= dict(zip(names, split(update, [sent[name] for name in names]), strict=True))
         if own:
             kept[str(place)] = own

@@ -74,10 +74,16 @@ class LocalRound:
 
 
 class ServerRule:
-    """The server's end of an algorithm. The base class changes nothing."""
+    """The server's end of an algorithm. The base class changes nothing.
 
-    def start(self, holders: Mapping[str, int]) -> None:
-        """Called once, with the number of clients that share each part."""
+    Attributes:
+        partial: whether it can do with updates that count at some coordinates only.
+    """
+
+    partial: bool = True
+
+    def start(self, holders: Mapping[str, float]) -> None:
+        """Called once, with the summed weights of all clients that share each part."""
 
     def broadcast(self) -> Message:
         """What goes to the clients beside the model."""

@@ -13,8 +13,9 @@ from fedmtl.algorithms.fedprox import pull
 class FedDyn(LocalAlgorithm):
     """The local objective gets − ⟨λ_k, θ⟩ + α/2 ‖θ − θ_global‖²; afterwards λ_k ← λ_k − α Δ_k.
 
-    Acar et al. 2021, arXiv 2111.04263. The server keeps h ← h − α (n/N) Δ̄ for n of N clients and moves by Δ̄ − h/α,
-    where Δ̄ is whatever the aggregator made of the updates. Only shared parts are changed.
+    Acar et al. 2021, arXiv 2111.04263. The server keeps h ← h − α s Δ̄, s being the share of all clients that took part,
+    by weight (n of N where all count alike), and moves by Δ̄ − h/α. Δ̄ is whatever the aggregator made of the updates.
+    Only shared parts are changed.
 
     Args:
         alpha: strength α, > 0.
@@ -63,23 +64,23 @@ class FedDynServer(ServerRule):
     def __init__(self, alpha: float) -> None:
         self.alpha = alpha
         self.state: Vectors = {}
-        self._received: dict[str, int] = {}
+        self._received: dict[str, float] = {}
 
-    def start(self, holders: Mapping[str, int]) -> None:
-        """Notes how many clients share each part."""
+    def start(self, holders: Mapping[str, float]) -> None:
+        """Notes the weight of all clients that share each part."""
         self._holders = dict(holders)
 
     def receive(self, parts: Mapping[str, Tensor], message: Message, weight: float) -> None:
-        """Counts the clients."""
+        """Sums the clients' weights."""
         for name in parts:
-            self._received[name] = self._received.get(name, 0) + 1
+            self._received[name] = self._received.get(name, 0.0) + weight
 
     def apply(self, merged: Vectors) -> None:
-        """h ← h − α (n/N) Δ̄ and Δ̄ ← Δ̄ − h/α."""
-        for name, count in self._received.items():
+        """h ← h − α s Δ̄ and Δ̄ ← Δ̄ − h/α."""
+        for name, weight in self._received.items():
             update = merged[name]
             old = self.state.get(name, torch.zeros_like(update))
-            self.state[name] = torch.add(old, update, alpha=-self.alpha * count / self._holders[name])
+            self.state[name] = torch.add(old, update, alpha=-self.alpha * weight / self._holders[name])
             update.sub_(self.state[name], alpha=1 / self.alpha)
         self._received = {}
 

@@ -66,7 +66,9 @@ class FedNova(LocalAlgorithm):
 
 
 class FedNovaServer(ServerRule):
-    """Multiplies each part's merged update by the weighted mean of a_k."""
+    """Multiplies each part's merged update by the weighted mean of a_k, which is one number for all coordinates."""
+
+    partial = False
 
     def __init__(self) -> None:
         self._reach: dict[str, tuple[float, float]] = {}  # by part: Σ w a, Σ w

@@ -18,9 +18,10 @@ class Scaffold(LocalAlgorithm):
     - option II: c_k − c + (θ − θ_k)/(K η), which for K steps of plain SGD *is* the mean of the gradients along its way,
       before correction. That mean is what is taken here, so that the option is defined for any local optimizer.
 
-    The server's moves by the sum of their changes over the number of clients that share the part. Only shared parts
-    are corrected; a part that a single client has stays as in FedAvg. The theory is that of SGD without momentum;
-    adaptive optimizers normalise the correction away in part.
+    The server's is the mean of those of all clients that share the part, weighted as their updates are (the paper has
+    equal weights), so that rounds come to rest where Σ_k p_k ∇f_k = 0. Only shared parts are corrected; a part that a
+    single client has stays as in FedAvg. The theory is that of SGD without momentum; adaptive optimizers normalise the
+    correction away in part.
 
     Args:
         option: ``I`` or ``II``.
@@ -84,8 +85,8 @@ class ScaffoldServer(ServerRule):
         self.control: Vectors = {}
         self._changes: Vectors = {}
 
-    def start(self, holders: Mapping[str, int]) -> None:
-        """Notes how many clients share each part."""
+    def start(self, holders: Mapping[str, float]) -> None:
+        """Notes the weight of all clients that share each part."""
         self._holders = dict(holders)
 
     def broadcast(self) -> Message:
@@ -95,10 +96,12 @@ class ScaffoldServer(ServerRule):
     def receive(self, parts: Mapping[str, Tensor], message: Message, weight: float) -> None:
         """Sums the changes of the clients' control variates."""
         for name, change in message["control"].items():
-            self._changes[name] = self._changes[name] + change if name in self._changes else change.clone()
+            if name not in self._changes:
+                self._changes[name] = torch.zeros_like(change)
+            self._changes[name].add_(change, alpha=weight)
 
     def apply(self, merged: Vectors) -> None:
-        """c ← c + Σ_k Δc_k / N."""
+        """c ← c + Σ_k w_k Δc_k / Σ w, the latter over all clients."""
         for name, change in self._changes.items():
             change.div_(self._holders[name])
             self.control[name] = self.control[name] + change if name in self.control else change

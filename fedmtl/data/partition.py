@@ -29,9 +29,11 @@ class Partition(ABC):
 
     Attributes:
         fixed: whether it names images itself instead of dividing those that it is given.
+        exclusive: whether clients of other groups don't get its images.
     """
 
     fixed: ClassVar[bool] = False
+    exclusive: ClassVar[bool] = True
 
     @abstractmethod
     def split(
@@ -64,6 +66,7 @@ class Whole(Partition):
     """Every client gets all images: what central training would see, a bound for what a federation can reach."""
 
     fixed = True
+    exclusive = False
 
     def split(
         self, data: DataSource, images: Sequence[int], clients: Sequence[str], rng: np.random.Generator

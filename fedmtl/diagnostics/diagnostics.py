@@ -13,13 +13,14 @@ from torch import Tensor
 from fedmtl.aggregation.update import PartUpdate
 from fedmtl.diagnostics.interference import (
     Observed,
+    conflicts,
+    cosines,
     energy,
     gains,
-    masks_meeting,
-    meeting,
-    sampled,
+    kept_counts,
+    overlaps,
+    products,
     share,
-    tensor_counts,
 )
 from fedmtl.vector import Layout
 
@@ -44,12 +45,13 @@ class Diagnostics:
 
     Where they keep only the entries of a mask m (a client without one keeps all):
 
-    - ``kept``: share of the entries; ``kept_energy``: ‖m_k ⊙ Δ_k‖² / ‖Δ_k‖².
+    - ``kept``: share of the entries that it has; ``kept_energy``: ‖m_k ⊙ Δ_k‖² / ‖Δ_k‖².
     - ``mask_share/<stage>``: share of the entries of that stage of the backbone.
     - ``mask_overlap`` of two masks: entries that both keep, of those that at least one does (Jaccard).
     - ``held_by/<n>``: share of the coordinates that exactly n masks keep.
 
-    Quotients whose denominator is 0 count as 0. With one client there are no pairs and none of their keys.
+    Vectors of over 262,144 entries are sampled at as many equally spaced coordinates for sign conflicts, gains, overlaps
+    and what is sent; the other numbers are exact. Quotients whose denominator is 0 count as 0. With one client there are no pairs and none of their keys.
 
     Args:
         every: rounds between measurements.
@@ -96,19 +98,20 @@ class Diagnostics:
             Numbers for the round's row, and all of them without regard to `clients_in_row` as plain containers for a
             line of JSON: ``whole`` (numbers), ``clients`` (names), ``each`` (a list over clients by key), ``pairs``
             (a matrix over clients by key), ``held_by``, ``tensors`` (names and sizes), ``mask_share`` (a list over
-            tensors for each client), ``magnitudes`` (for each client how many of about 65,000 equally spaced
-            coordinates have log10 |Δ| between ``edges``; the ends count what lies outside, zeros too).
+            tensors for each client), ``magnitudes`` (for each client how many of the sampled coordinates have log10 |Δ|
+            between ``edges``; the ends count what lies outside, zeros too).
             Both are empty if nothing was observed.
         """
         observed, self._observed = self._observed, []
         if not observed:
             return {}, {}
+        few = [one.sampled() for one in observed]
         numbers = _Numbers()
-        _movement(numbers, observed, before, after)
+        _movement(numbers, observed, few, before, after)
         if any(one.sent.delta is not one.raw for one in observed):
-            _sending(numbers, observed)
+            _sending(numbers, few)
         if any(one.sent.mask is not None for one in observed):
-            _masks(numbers, observed, layout)
+            _masks(numbers, observed, few, layout)
         names = [one.client for one in observed]
         return numbers.row(names, few=len(names) <= self.clients_in_row), numbers.details(names, layout)
 
@@ -143,50 +146,46 @@ class _Numbers:
         return {"clients": list(names), "tensors": tensors, **_plain(found)}
 
 
-def _movement(numbers: _Numbers, observed: Sequence[Observed], before: Tensor, after: Tensor) -> None:
+def _movement(
+    numbers: _Numbers, observed: Sequence[Observed], few: Sequence[Observed], before: Tensor, after: Tensor
+) -> None:
     """What training and the server's step moved."""
-    raw = [one.raw for one in observed]
-    met = meeting([*raw, after - before])
-    squares = met.products.diagonal()
+    inner = products([*(one.raw for one in observed), after - before])
+    squares = inner.diagonal()
     size_before, size_after = (torch.tensor(energy(vector)).sqrt() for vector in (before, after))
     # ‖Δ − s‖² = ‖Δ‖² − 2⟨Δ, s⟩ + ‖s‖² with s the server's step
-    distance = (squares - 2 * met.products[-1] + squares[-1]).clamp(min=0).sqrt()[:-1]
+    distance = (squares - 2 * inner[-1] + squares[-1]).clamp(min=0).sqrt()[:-1]
     numbers.whole["step"] = float(share(squares[-1].sqrt(), size_before))
     numbers.whole["drift"] = float(share(distance.mean(), size_after))
     numbers.each["norm"] = squares[:-1].sqrt()
-    numbers.each["step_cosine"] = met.cosine[-1, :-1]
-    numbers.pairs["cosine"] = met.cosine[:-1, :-1]
-    numbers.pairs["sign_conflict"] = met.conflict[:-1, :-1]
-    edges = torch.linspace(*_DECADES, _BINS + 1)
-    chosen = sampled(slice(0, len(before)), len(before))
-    logs = [vector[chosen].float().cpu().abs().log10().clamp(*_DECADES) for vector in raw]
-    counts = [log.histc(_BINS, *_DECADES).long() for log in logs]
-    numbers.more["magnitudes"] = {"edges": edges, "counts": torch.stack(counts)}
+    numbers.each["step_cosine"] = cosines(inner)[-1, :-1]
+    numbers.pairs["cosine"] = cosines(inner)[:-1, :-1]
+    numbers.pairs["sign_conflict"] = conflicts([one.raw for one in few])
+    logs = [one.raw.float().cpu().abs().log10().clamp(*_DECADES) for one in few]
+    counts = torch.stack([log.histc(_BINS, *_DECADES).long() for log in logs])
+    numbers.more["magnitudes"] = {"edges": torch.linspace(*_DECADES, _BINS + 1), "counts": counts}
 
 
-def _sending(numbers: _Numbers, observed: Sequence[Observed]) -> None:
+def _sending(numbers: _Numbers, few: Sequence[Observed]) -> None:
     """What upload transforms made of it."""
-    met = meeting([one.sent.delta for one in observed])
-    numbers.pairs |= {"sent_cosine": met.cosine, "sent_sign_conflict": met.conflict}
-    for key, value in zip(("mean", "p95", "max"), gains(observed), strict=True):
+    sent = [one.sent.delta for one in few]
+    numbers.pairs |= {"sent_cosine": cosines(products(sent)), "sent_sign_conflict": conflicts(sent)}
+    for key, value in zip(("mean", "p95", "max"), gains(few), strict=True):
         numbers.whole[f"gain/{key}"] = value
 
 
-def _masks(numbers: _Numbers, observed: Sequence[Observed], layout: Layout) -> None:
+def _masks(numbers: _Numbers, observed: Sequence[Observed], few: Sequence[Observed], layout: Layout) -> None:
     """Which entries they kept."""
-    masks = [one.kept for one in observed]
-    both, holders = masks_meeting(masks)
-    holders = holders / masks[0].numel()
-    sizes = both.diagonal()
-    numbers.pairs["mask_overlap"] = share(both, sizes[:, None] + sizes - both)
-    numbers.each["kept"] = sizes / masks[0].numel()
-    kept = torch.tensor([energy(one.raw, mask) for one, mask in zip(observed, masks, strict=True)])
-    numbers.each["kept_energy"] = share(kept, numbers.each["norm"].square()).clamp(max=1)
-    counts = torch.stack([tensor_counts(mask, layout) for mask in masks])
+    overlap, holders = overlaps([one.kept for one in few])
+    counts = torch.stack([kept_counts(one.kept, layout) for one in observed])
+    energies = torch.tensor([energy(one.raw, one.kept) for one in observed], dtype=torch.float64)
     widths = torch.tensor(layout.sizes, dtype=torch.float64)
+    numbers.pairs["mask_overlap"] = overlap
+    numbers.whole |= {f"held_by/{n}": float(value) for n, value in enumerate(holders)}
+    numbers.each["kept"] = counts.sum(1) / widths.sum()
+    numbers.each["kept_energy"] = share(energies, numbers.each["norm"].square())
     for stage, members in _stages(layout.names).items():
         numbers.each[f"mask_share/{stage}"] = share(counts[:, members].sum(1), widths[members].sum())
-    numbers.whole |= {f"held_by/{n}": float(value) for n, value in enumerate(holders)}
     numbers.more |= {"held_by": holders, "mask_share": share(counts, widths)}
 
 

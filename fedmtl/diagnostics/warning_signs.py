@@ -17,7 +17,7 @@ CALM = 3  # looks without a sign after which it counts as gone, and may be raise
 
 EXPLODED = 10.0  # times the median of earlier norms, of which there must be 3
 GROWTH, GROWTHS = 1.5, 4  # a norm that grows by this factor so many times in a row; a warm-up does not
-FLAT = 0.1  # kept energy beyond the kept share, relative to the smaller of kept and dropped share
+FLAT = 0.2  # kept energy beyond the kept share, relative to the smaller of kept and dropped share
 STILL, STILLS = 1e-6, 2  # the server's step relative to the encoder, so many times in a row
 REFUSED, ATTEMPTS = 2, 5  # updates left out, of so many that the client sent last
 WORSE, WORSENINGS, NOISES = 0.02, 4, 5.0  # total loss in a metric, over how many evaluations, in units of its noise

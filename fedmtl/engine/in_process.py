@@ -169,6 +169,7 @@ class InProcess:
         losses, optimizers = self._fit(client, run, [(p, e) for p, e in plan if not p.personal], round, on_step)
         end = {name: run.parts[name].read() for name in client.parts}
         deltas = {n: resident.update(n, end[n], start[n]) for n in client.parts if n in run.shared}
+        raw = deltas["encoder"].clone() if keep_raw and deltas else None
         message = self.local.algorithm.finish(run, deltas)
         kept = ClientState(
             optimizers,
@@ -184,7 +185,6 @@ class InProcess:
             kept.own = {name: run.parts[name].read() for name in client.parts}
         sent = {name: PartUpdate(delta, end[name].buffers) for name, delta in deltas.items()}
         update = Update(client.name, len(client.images), sent, message, kept.is_finite())
-        raw = deltas["encoder"].clone() if keep_raw and self.upload else None
         if sent and update.is_finite():  # the server refuses it otherwise
             layouts = {name: resident.layout(name) for name in sent}
             sent, kept.upload = transform_upload(
@@ -198,8 +198,8 @@ class InProcess:
                 seed=self.seed,
             )
             update.parts = {name: resident.place(name, part, state[name]) for name, part in sent.items()}
-            if keep_raw and raw is None:
-                raw = update.parts["encoder"].delta
+            if raw is not None and not self.upload and torch.equal(raw, deltas["encoder"]):
+                raw = update.parts["encoder"].delta  # nothing changed it
             elif raw is not None:
                 raw = resident.place("encoder", PartUpdate(raw), state["encoder"]).delta
         host = torch.device("cpu")  # where what a client keeps waits for its next turn

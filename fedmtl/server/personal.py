@@ -8,7 +8,7 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 
 from fedmtl.aggregation import Update, UploadTransform
-from fedmtl.algorithms import ServerRule
+from fedmtl.algorithms import LocalAlgorithm, ServerRule
 from fedmtl.errors import UserError
 from fedmtl.mixing import Exchange, Mixing
 from fedmtl.server.server import REMEDY, Server, State
@@ -35,15 +35,21 @@ class PersonalServer(Server):
         super().__init__(weighting=weighting, min_clients=min_clients)
         self.mixing = mixing
 
-    def check(self, *, rule: ServerRule, upload: Sequence[UploadTransform], several_architectures: bool) -> None:
+    def check(
+        self, *, algorithm: LocalAlgorithm, upload: Sequence[UploadTransform], several_architectures: bool
+    ) -> None:
         """Refuses what needs one global model."""
         method = type(self.mixing).__name__
-        if type(rule) is not ServerRule:
-            raise ValueError(f"local.algorithm: it corrects the updates of one global model, and {method} has none")
+        if algorithm.personal or type(algorithm.server()) is not ServerRule:
+            name = type(algorithm).__name__
+            raise ValueError(f"local.algorithm: {name} is for one global model, and {method} has none")
         if any(transform.overlap for transform in upload):
             raise ValueError(f"upload: rescale: overlap is for a mean over clients, and {method} makes each its own")
         if several_architectures:
-            raise ValueError(f"clients: {method} mixes models of one architecture only; leave out the groups' model")
+            raise ValueError(
+                f"clients: {method} mixes models of one architecture only; leave out the groups' model, input and "
+                "private"
+            )
 
     def start(
         self,
@@ -51,10 +57,11 @@ class PersonalServer(Server):
         *,
         rule: ServerRule | None = None,
         parts: Mapping[str, Sequence[str]] | None = None,
+        examples: Mapping[str, int] | None = None,
         layouts: Mapping[str, Layout] | None = None,
     ) -> None:
         """Gives every client its copy of the first state."""
-        super().start(state, rule=rule, parts=parts, layouts=layouts)
+        super().start(state, rule=rule, parts=parts, examples=examples, layouts=layouts)
         self.models = {
             client: {name: PartState(**deepcopy(state[name].state_dict())) for name in names}
             for client, names in (parts or {}).items()

@@ -1,7 +1,6 @@
 """The server: the global model, and how a round's updates change it."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fedmtl.aggregation import Aggregator, Update, UploadTransform, WeightedMean
-from fedmtl.algorithms import Message, ServerRule
+from fedmtl.algorithms import LocalAlgorithm, Message, ServerRule
 from fedmtl.errors import UserError
 from fedmtl.vector import Layout, PartState
 
@@ -39,6 +38,7 @@ class Server:
     Attributes:
         personal: whether each client has a model of its own here, so that there is no global one.
         rule: the server's end of the local algorithm.
+        given: which of aggregator and optimizer are not the default.
     """
 
     personal = False
@@ -53,17 +53,20 @@ class Server:
     ) -> None:
         if min_clients < 1:
             raise ValueError(f"server.min_clients must be at least 1, not {min_clients}")
+        self.given = [key for key, value in {"aggregator": aggregator, "optimizer": optimizer}.items() if value]
         self.aggregator = aggregator or WeightedMean()
         self.weighting = weighting
         self.min_clients = min_clients
         self.make_optimizer = optimizer or (lambda parameters: torch.optim.SGD(parameters, lr=1.0))
         self._begin_round()
 
-    def check(self, *, rule: ServerRule, upload: Sequence[UploadTransform], several_architectures: bool) -> None:
+    def check(
+        self, *, algorithm: LocalAlgorithm, upload: Sequence[UploadTransform], several_architectures: bool
+    ) -> None:
         """Refuses what does not go with this server.
 
         Args:
-            rule: the server's end of the local algorithm.
+            algorithm: the local algorithm.
             upload: the clients' upload transforms.
             several_architectures: whether some clients have a model of another architecture.
 
@@ -71,7 +74,13 @@ class Server:
             ValueError: a combination that makes no sense, with the reason.
         """
         name = type(self.aggregator).__name__
-        if not self.aggregator.partial and any(transform.overlap for transform in upload):
+        overlap = any(transform.overlap for transform in upload)
+        if not algorithm.server().partial and (overlap or several_architectures):
+            raise ValueError(
+                f"local.algorithm: {type(algorithm).__name__} scales whole updates; it goes neither with "
+                "rescale: overlap nor with clients of another architecture"
+            )
+        if not self.aggregator.partial and overlap:
             raise ValueError(
                 f"server.aggregator: rescale: overlap averages each coordinate over the clients that kept it, which "
                 f"{name} can't; take another rescale or aggregator"
@@ -88,6 +97,7 @@ class Server:
         *,
         rule: ServerRule | None = None,
         parts: Mapping[str, Sequence[str]] | None = None,
+        examples: Mapping[str, int] | None = None,
         layouts: Mapping[str, Layout] | None = None,
     ) -> None:
         """Takes over the first global state.
@@ -96,12 +106,17 @@ class Server:
             state: the state; it changes in place from now on.
             rule: the server's end of the local algorithm.
             parts: names of the parts that each client shares, by client.
+            examples: number of training images, by client; needed with `parts`.
             layouts: where each tensor lies in each part.
         """
         self.state = state
         self.layouts = dict(layouts or {})
         self.rule = rule or ServerRule()
-        self.rule.start(Counter(part for names in (parts or {}).values() for part in names))
+        holders: dict[str, float] = {}
+        for client, names in (parts or {}).items():
+            for part in names:
+                holders[part] = holders.get(part, 0.0) + self._weigh((examples or {})[client])
+        self.rule.start(holders)
         self._encoder = nn.Parameter(state["encoder"].vector)  # shares its memory
         self.optimizer = self.make_optimizer([self._encoder])
 
@@ -115,13 +130,16 @@ class Server:
 
     def weight(self, update: Update) -> float:
         """The weight of a client's update."""
-        return float(update.examples) if self.weighting == "examples" else 1.0
+        return self._weigh(update.examples)
+
+    def _weigh(self, examples: int) -> float:
+        return float(examples) if self.weighting == "examples" else 1.0
 
     def receive(self, update: Update) -> bool:
         """Takes an update; one that is not finite is refused: logged, counted, left out."""
         if not update.is_finite():
             self.refused.append(update.client)
-            log.warning("client %s sent an update that is not finite: left out of this round", update.client)
+            log.warning("client %s: its update or own model is not finite: left out of this round", update.client)
             return False
         self._add(update, self.weight(update))
         self.received.append(update.client)

@@ -83,3 +83,12 @@ def test_it_keeps_part_of_what_was_sent_so_far() -> None:
 def test_bad_probabilities_are_refused(drop: Any) -> None:
     with pytest.raises(ValueError, match=r"^drop must be a number in \[0, 1\), got "):
         DARE(drop=drop)
+
+
+def test_two_of_them_in_one_list_draw_their_own_numbers() -> None:
+    delta = torch.ones(4000)
+    first = send(delta, 0.5)
+    again, other = (send(first.delta, 0.5, mask=first.mask, place=place) for place in (0, 1))
+    assert torch.equal(mask_of(again), mask_of(first))  # the same place, the same mask
+    assert float(other.delta.mean()) == pytest.approx(1, abs=0.15)
+    assert int(mask_of(other).sum()) == pytest.approx(1000, abs=120)

@@ -47,7 +47,7 @@ RETURN_IDENTICAL_UPDATES = sorted(
     AGGREGATORS.keys() - {"TaskArithmetic", "CAGrad", "NormClipping 1", "TIES"}  # scaled, lengthened, clipped, trimmed
 )
 EQUIVARIANT = sorted(AGGREGATORS.keys() - {"NormClipping 1"})
-PARTIAL = {"WeightedMean", "TaskArithmetic", "NormClipping", "NormClipping 1", "TIES", "TIES, dense"}
+PARTIAL = {"WeightedMean", "NormClipping", "NormClipping 1", "TIES", "TIES, dense"}
 PARTIAL |= {"CoordinateMedian", "TrimmedMean"}
 
 D = 6

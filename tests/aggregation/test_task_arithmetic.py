@@ -7,7 +7,7 @@ import pytest
 
 from fedmtl.aggregation.task_arithmetic import TaskArithmetic
 
-from .merging import counting_at, merge, normal
+from .merging import merge, normal
 
 
 def test_it_is_the_scaled_sum_whatever_the_weights() -> None:
@@ -16,11 +16,6 @@ def test_it_is_the_scaled_sum_whatever_the_weights() -> None:
     np.testing.assert_allclose(
         merge(TaskArithmetic(scale=0.3), arrays, [1, 20, 300, 4]), expected, rtol=1e-5, atol=1e-6
     )
-
-
-def test_a_client_adds_only_where_it_counts() -> None:
-    updates = [counting_at([4, 2, 1], [1, 1, 0]), counting_at([8, 5, 1], [1, 0, 0])]
-    assert merge(TaskArithmetic(scale=0.5), updates, [3, 1]).tolist() == [6, 1, 0]
 
 
 @pytest.mark.parametrize("scale", [0, -1.0, math.inf, math.nan])

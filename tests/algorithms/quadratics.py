@@ -143,7 +143,9 @@ class Federation:
         )
         self.server = Server(weighting=weighting, aggregator=aggregator)
         parts = {client.name: [part for part in client.parts if shared(part)] for client in self.clients}
-        self.server.start(self.engine.state(), rule=self.algorithm.server(), parts=parts, layouts=self.engine.layouts())
+        examples = {client.name: len(client.images) for client in self.clients}
+        rule, layouts = self.algorithm.server(), self.engine.layouts()
+        self.server.start(self.engine.state(), rule=rule, parts=parts, examples=examples, layouts=layouts)
         self.rounds = 0
 
     def round(self, chosen: Sequence[int] | None = None) -> list[Any]:

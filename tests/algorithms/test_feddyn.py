@@ -36,12 +36,16 @@ def test_rounds_with_some_of_the_clients_equal_the_papers_algorithm() -> None:
                 assert not slope.any()
 
 
-def test_it_reaches_the_optimum_and_fedavg_does_not() -> None:
-    images = [data(k, repeat=4) for k in range(3)]
-    best = optimum(images)
-    assert np.linalg.norm(resting_point(images, 0.25, [4] * 3, [1] * 3) - best) > 0.2
-    federation = Federation(FedDyn(alpha=ALPHA), images, rate=0.25)
-    np.testing.assert_allclose(federation.converge(60), best, atol=1e-3)
+@pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0], [4.0, 2.0, 1.0]])
+@pytest.mark.parametrize("sampled", [False, True])
+def test_it_reaches_the_weighted_optimum_and_fedavg_does_not(weights: list[float], sampled: bool) -> None:
+    images = [data(k, repeat=4, examples=int(weight)) for k, weight in enumerate(weights)]
+    best = optimum(images, weights)
+    assert np.linalg.norm(resting_point(images, 0.25, [4] * 3, weights) - best) > 0.2
+    federation = Federation(FedDyn(alpha=ALPHA), images, rate=0.25, weighting="examples")
+    for round in range(150 if sampled else 60):
+        federation.round([k for k in range(3) if not sampled or k != round % 3])
+    np.testing.assert_allclose(federation.point(), best, atol=3e-3)
     for client, one in zip(federation.clients, images, strict=True):  # local gradients at the optimum
         np.testing.assert_allclose(double(client.state.algorithm["slope"]), one.gradient(0, best), atol=1e-3)
 

@@ -34,7 +34,8 @@ def reference(images: list[Data], start: Any, option: str, epochs: list[int], we
             changes.append(new - own[k])
             own[k] = new
         theta = theta + np.average(updates, axis=0, weights=[weights[k] for k in chosen])
-        server = server + np.sum(changes, axis=0) / len(images)
+        share = sum(weights[k] for k in chosen) / sum(weights)
+        server = server + share * np.average(changes, axis=0, weights=[weights[k] for k in chosen])
         history.append((theta, server, list(own)))
     return history
 
@@ -60,13 +61,17 @@ def test_rounds_with_some_of_the_clients_equal_the_papers_algorithm(option: Any,
                 assert not client.state.algorithm
 
 
+@pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0], [4.0, 2.0, 1.0]])
 @pytest.mark.parametrize("option", ["I", "II"])
-def test_it_reaches_the_optimum_and_fedavg_does_not(option: Any) -> None:
-    images = [data(k, repeat=4) for k in range(3)]
-    best, rest = optimum(images), resting_point(images, 0.25, [4] * 3, [1] * 3)
+def test_it_reaches_the_weighted_optimum_and_fedavg_does_not(option: Any, weights: list[float]) -> None:
+    images = [data(k, repeat=4, examples=int(weight)) for k, weight in enumerate(weights)]
+    best, rest = optimum(images, weights), resting_point(images, 0.25, [4] * 3, weights)
     assert np.linalg.norm(rest - best) > 0.2
-    np.testing.assert_allclose(Federation(FedAvg(), images, rate=0.25).attractor(), rest, atol=1e-4)
-    np.testing.assert_allclose(Federation(Scaffold(option=option), images, rate=0.25).converge(60), best, atol=1e-3)
+    plain, found = (
+        Federation(one, images, rate=0.25, weighting="examples") for one in (FedAvg(), Scaffold(option=option))
+    )
+    np.testing.assert_allclose(plain.attractor(), rest, atol=1e-4)
+    np.testing.assert_allclose(found.converge(60), best, atol=1e-3)
 
 
 def test_heads_are_corrected_and_one_that_a_single_client_has_is_not() -> None:

@@ -214,20 +214,35 @@ def test_huge_and_tiny_updates_do_not_overflow() -> None:
     assert row["diag/norm/client1"] == pytest.approx(1e-30 * plain["diag/norm/client1"], rel=1e-5)
 
 
-def test_quantile_of_long_vectors_comes_from_spread_out_coordinates(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_vectors_are_sampled_at_spread_out_coordinates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interference, "SAMPLE", 1000)
-    monkeypatch.setattr(interference, "_BLOCK", 777)
-    d = 100_000
-    raw = torch.ones(d)
-    sent = torch.rand(d, generator=torch.Generator().manual_seed(0))
-    observed = [interference.Observed("a", raw, PartUpdate(sent), 1.0)]
-    seen = [i for span in interference.blocks(raw, 1) for i in range(d)[span][interference.sampled(span, d)]]
-    assert 900 < len(seen) <= 1000
-    assert seen == list(range(0, d, 101))  # not 100, which many widths are multiples of
-    mean, p95, largest = interference.gains(observed)
-    assert mean == pytest.approx(float(sent.double().mean()), rel=1e-5)
-    assert p95 == pytest.approx(float(sent[seen].quantile(0.95)))
-    assert largest == float(sent.max())
+    seen = interference.sampled(torch.arange(100_000))
+    assert seen.tolist() == list(range(0, 100_000, 101))  # not 100, which many widths are multiples of
+    assert interference.sampled(torch.arange(1000)).tolist() == list(range(1000))
+
+
+def test_numbers_of_long_vectors_are_near_the_exact_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    layout = Layout(("a", "b"), (torch.Size([1000, 30]), torch.Size([20_000])))
+    signal = rng.standard_t(3, size=50_000)
+    diagnostics = [Diagnostics(), Diagnostics()]
+    for k in range(3):
+        raw = torch.tensor(signal + rng.standard_t(3, size=50_000), dtype=torch.float32)
+        sent = DEA(rho=0.3, rescale="overlap")(PartUpdate(raw.clone()), Sending(layout))
+        for one in diagnostics:
+            one.observe(f"c{k}", raw, sent, k + 1.0)
+    before, after = torch.zeros(50_000), torch.ones(50_000)
+    exact, _ = diagnostics[0].measure(layout, before, after)
+    monkeypatch.setattr(interference, "SAMPLE", 10_000)
+    near, _ = diagnostics[1].measure(layout, before, after)
+    of_sample = ("sent_", "sign_conflict", "gain", "mask_overlap", "held_by")
+    assert near.keys() == exact.keys()
+    for key, value in near.items():
+        if any(word in key for word in of_sample):
+            assert value == pytest.approx(exact[key], abs=0.03), key
+        else:
+            assert value == exact[key], key
+    assert near["diag/sign_conflict"] != exact["diag/sign_conflict"]
 
 
 def test_what_was_observed_is_forgotten() -> None:

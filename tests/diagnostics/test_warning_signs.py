@@ -112,7 +112,7 @@ def test_rounds_in_which_a_client_rests_do_not_count() -> None:
 
 
 @pytest.mark.parametrize(("kept", "energy", "flat"), [
-    (0.2, 0.2, True), (0.2, 0.215, True), (0.2, 0.23, False), (0.9, 0.905, True), (0.9, 0.95, False), (1.0, 1.0, False),
+    (0.2, 0.2, True), (0.2, 0.215, True), (0.2, 0.235, True), (0.2, 0.25, False), (0.9, 0.905, True), (0.9, 0.95, False), (1.0, 1.0, False),
     (0.2, 0.0, False),
 ])  # fmt: skip
 def test_flat_magnitudes(kept: float, energy: float, flat: bool) -> None:

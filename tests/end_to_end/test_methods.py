@@ -64,6 +64,8 @@ def test_every_method_runs_is_diagnosed_and_resumes(
         assert row["server/refused"] == 0
         assert row["diag/step"] > 0
         assert row["diag/norm"] > 0
+    if experiment == "scenes_ditto":
+        assert all(np.isfinite(row["train/depth/personal_loss"]) for row in whole)
     personal = {f"scenes_{name}" for name in ("fedper", "fedrep", "ditto", "fedamp", "matfl", "fedhca2")}
     own = experiment in personal | {"scenes_widths", "scenes_modalities"}
     assert (tmp_path / "runs" / experiment / "unified").exists() != own
@@ -98,7 +100,15 @@ def test_dea_goes_on_top_of_any_method(fit: Callable[..., Any], rows: Any, tmp_p
     ("experiment", "words", "message"),
     [
         ("scenes_pcgrad", config("overlap"), "server.aggregator: rescale: overlap averages each coordinate"),
-        ("scenes_matfl", config("scaffold"), "local.algorithm: it corrects the updates of one global model, and MaTFL"),
+        ("scenes_matfl", config("scaffold"), "local.algorithm: Scaffold is for one global model, and MaTFL has none"),
+        ("scenes_fedamp", config("ditto"), "local.algorithm: Ditto is for one global model, and FedAMP has none"),
+        ("scenes_fednova", config("overlap"), "local.algorithm: FedNova scales whole updates"),
+        ("scenes_widths", config("fednova"), "local.algorithm: FedNova scales whole updates"),
+        ("scenes_task_arithmetic", config("overlap"), "server.aggregator: rescale: overlap averages each coordinate"),
+        ("scenes_krum", ["--participation", "0.6"], "server.aggregator needs 5 clients, but only 3 train in a round"),
+        ("scenes_local", config("krum"), "server.aggregator: nothing is sent with share: none"),
+        ("scenes_local", config("fedadam"), "server.optimizer: nothing is sent with share: none"),
+        ("scenes_fedavg", ["--clients", "[{tasks: [depth], input: depth}]"], "depth is also what they learn"),
         ("scenes_fedhca2", config("overlap"), "upload: rescale: overlap is for a mean over clients"),
         ("scenes_widths", config("scaffold"), "local.algorithm: Scaffold exchanges vectors of one architecture"),
         ("scenes_widths", config("cagrad"), "server.aggregator: clients of another architecture lack some coordinates"),
@@ -112,7 +122,7 @@ def test_dea_goes_on_top_of_any_method(fit: Callable[..., Any], rows: Any, tmp_p
         ("scenes_local", config("diagnosed"), "diagnostics: nothing is sent with share: none"),
         ("scenes_dea", ["--upload.rho", "LayerRho", "--upload.rho.rho_by_pattern", "{stem: 1}"], "needs scope"),
         ("scenes_dea", ["--upload.select", "any"], "select"),
-        ("scenes_fedavg", ["--clients", "[{tasks: [depth]}, {tasks: [edge], input: sound}]"], "sound"),
+        ("scenes_fedavg", ["--clients", "[{tasks: [depth]}, {tasks: [edge], input: sound}]"], "clients[1].input"),
         (
             "scenes_fedavg",
             ["--clients", "[{tasks: [depth]}, {tasks: [edge], private: ['*nothing*'], input: depth}]"],

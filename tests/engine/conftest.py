@@ -28,7 +28,9 @@ class Federation:
         server = server or Server()
         parts = {c.name: [part for part in c.parts if self.engine.shared(part)] for c in self.clients}
         rule = self.engine.local.algorithm.server()
-        server.start(self.engine.state(), rule=rule, parts=parts, layouts=self.engine.layouts())
+        examples = {client.name: len(client.images) for client in self.clients}
+        layouts = self.engine.layouts()
+        server.start(self.engine.state(), rule=rule, parts=parts, examples=examples, layouts=layouts)
         options = {"unified": True, "rounds": 3, "seed": 0, "pictures": 0, **options}
         if "validation" not in options:
             options["validation"] = {"tiny": self.source.view("val", list(self.source.tasks))}
