@@ -50,8 +50,9 @@ class Diagnostics:
     - ``mask_overlap`` of two masks: entries that both keep, of those that at least one does (Jaccard).
     - ``held_by/<n>``: share of the coordinates that exactly n masks keep.
 
-    Vectors of over 262,144 entries are sampled at as many equally spaced coordinates for sign conflicts, gains, overlaps
-    and what is sent; the other numbers are exact. Quotients whose denominator is 0 count as 0. With one client there are no pairs and none of their keys.
+    Sign conflicts, overlaps, ``held_by``, gains and what is sent are read from at most 262,144 equally spaced
+    coordinates, all others from the whole vectors. Quotients whose denominator is 0 count as 0. With one client there
+    are no pairs and none of their keys.
 
     Args:
         every: rounds between measurements.
@@ -105,13 +106,13 @@ class Diagnostics:
         observed, self._observed = self._observed, []
         if not observed:
             return {}, {}
-        few = [one.sampled() for one in observed]
+        sample = [one.sampled() for one in observed]
         numbers = _Numbers()
-        _movement(numbers, observed, few, before, after)
+        _movement(numbers, observed, sample, before, after)
         if any(one.sent.delta is not one.raw for one in observed):
-            _sending(numbers, few)
+            _sending(numbers, sample)
         if any(one.sent.mask is not None for one in observed):
-            _masks(numbers, observed, few, layout)
+            _masks(numbers, observed, sample, layout)
         names = [one.client for one in observed]
         return numbers.row(names, few=len(names) <= self.clients_in_row), numbers.details(names, layout)
 
@@ -147,7 +148,7 @@ class _Numbers:
 
 
 def _movement(
-    numbers: _Numbers, observed: Sequence[Observed], few: Sequence[Observed], before: Tensor, after: Tensor
+    numbers: _Numbers, observed: Sequence[Observed], sample: Sequence[Observed], before: Tensor, after: Tensor
 ) -> None:
     """What training and the server's step moved."""
     inner = products([*(one.raw for one in observed), after - before])
@@ -160,33 +161,33 @@ def _movement(
     numbers.each["norm"] = squares[:-1].sqrt()
     numbers.each["step_cosine"] = cosines(inner)[-1, :-1]
     numbers.pairs["cosine"] = cosines(inner)[:-1, :-1]
-    numbers.pairs["sign_conflict"] = conflicts([one.raw for one in few])
-    logs = [one.raw.float().cpu().abs().log10().clamp(*_DECADES) for one in few]
+    numbers.pairs["sign_conflict"] = conflicts([one.raw for one in sample])
+    logs = [one.raw.float().cpu().abs().log10().clamp(*_DECADES) for one in sample]
     counts = torch.stack([log.histc(_BINS, *_DECADES).long() for log in logs])
     numbers.more["magnitudes"] = {"edges": torch.linspace(*_DECADES, _BINS + 1), "counts": counts}
 
 
-def _sending(numbers: _Numbers, few: Sequence[Observed]) -> None:
+def _sending(numbers: _Numbers, sample: Sequence[Observed]) -> None:
     """What upload transforms made of it."""
-    sent = [one.sent.delta for one in few]
+    sent = [one.sent.delta for one in sample]
     numbers.pairs |= {"sent_cosine": cosines(products(sent)), "sent_sign_conflict": conflicts(sent)}
-    for key, value in zip(("mean", "p95", "max"), gains(few), strict=True):
-        numbers.whole[f"gain/{key}"] = value
+    for key, value in zip(("mean", "p95", "max"), gains(sample), strict=True):
+        numbers.whole[f"gain/{key}"] = float(value)
 
 
-def _masks(numbers: _Numbers, observed: Sequence[Observed], few: Sequence[Observed], layout: Layout) -> None:
+def _masks(numbers: _Numbers, observed: Sequence[Observed], sample: Sequence[Observed], layout: Layout) -> None:
     """Which entries they kept."""
-    overlap, holders = overlaps([one.kept for one in few])
+    overlap, holders = overlaps([one.kept for one in sample])
     counts = torch.stack([kept_counts(one.kept, layout) for one in observed])
     energies = torch.tensor([energy(one.raw, one.kept) for one in observed], dtype=torch.float64)
-    widths = torch.tensor(layout.sizes, dtype=torch.float64)
+    held = torch.stack([kept_counts(one.held, layout) for one in observed])
     numbers.pairs["mask_overlap"] = overlap
     numbers.whole |= {f"held_by/{n}": float(value) for n, value in enumerate(holders)}
-    numbers.each["kept"] = counts.sum(1) / widths.sum()
+    numbers.each["kept"] = share(counts.sum(1), held.sum(1))
     numbers.each["kept_energy"] = share(energies, numbers.each["norm"].square())
     for stage, members in _stages(layout.names).items():
-        numbers.each[f"mask_share/{stage}"] = share(counts[:, members].sum(1), widths[members].sum())
-    numbers.more |= {"held_by": holders, "mask_share": share(counts, widths)}
+        numbers.each[f"mask_share/{stage}"] = share(counts[:, members].sum(1), held[:, members].sum(1))
+    numbers.more |= {"held_by": holders, "mask_share": share(counts, held)}
 
 
 def _stages(names: Sequence[str]) -> dict[str, list[int]]:

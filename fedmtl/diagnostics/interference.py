@@ -33,9 +33,14 @@ class Observed:
     weight: float
 
     @property
+    def held(self) -> Tensor:
+        """The entries that the client's model has, (d,) bool."""
+        return torch.ones_like(self.raw, dtype=torch.bool) if self.sent.held is None else self.sent.held
+
+    @property
     def kept(self) -> Tensor:
-        """The entries that transforms kept, (d,) bool; all where there is no mask."""
-        return torch.ones_like(self.raw, dtype=torch.bool) if self.sent.mask is None else self.sent.mask
+        """The entries that transforms kept, (d,) bool; all that it has where there is no mask."""
+        return self.held if self.sent.mask is None else self.sent.mask
 
     def sampled(self) -> "Observed":
         """The same on at most `SAMPLE` equally spaced coordinates."""

@@ -152,7 +152,7 @@ def explosion(who: str, norms: Sequence[float]) -> str | None:
 
 def flatness(who: str, energy: float, kept: float) -> str | None:
     """Warns if a mask holds hardly more energy than a random one of its size would."""
-    if not 0 < energy <= kept + FLAT * min(kept, 1 - kept):
+    if kept == 1 or not 0 < energy <= kept + FLAT * min(kept, 1 - kept):
         return None
     return (
         f"{who}: magnitudes are flat, the {100 * kept:.3g} % of entries that are kept hold only {100 * energy:.3g} % "

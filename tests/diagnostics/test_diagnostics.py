@@ -51,7 +51,8 @@ def naive_row(observed, before, after) -> dict[str, float]:
     names = [name for name, *_ in observed]
     raw = {name: r.double().numpy() for name, r, _, _ in observed}
     sent = {name: part.delta.double().numpy() for name, _, part, _ in observed}
-    masks = {name: np.ones(D, bool) if part.mask is None else part.mask.numpy() for name, _, part, _ in observed}
+    held = {name: np.ones(D, bool) if part.held is None else part.held.numpy() for name, _, part, _ in observed}
+    masks = {name: held[name] if part.mask is None else part.mask.numpy() for name, _, part, _ in observed}
     before, after = before.double().numpy(), after.double().numpy()
     step = (after.astype(np.float32) - before.astype(np.float32)).astype(float)
     each, pairs, whole = {}, {}, {}
@@ -92,10 +93,10 @@ def naive_row(observed, before, after) -> dict[str, float]:
         pairs["mask_overlap"] = {
             (a, b): ratio(sum(masks[a] & masks[b]), sum(masks[a] | masks[b])) for a, b in combinations(names, 2)
         }
-        each["kept"] = {n: masks[n].mean() for n in names}
+        each["kept"] = {n: ratio(masks[n].sum(), held[n].sum()) for n in names}
         each["kept_energy"] = {n: ratio(sum(raw[n][masks[n]] ** 2), sum(raw[n] ** 2)) for n in names}
         for stage, span in STAGES.items():
-            each[f"mask_share/{stage}"] = {n: masks[n][span].mean() for n in names}
+            each[f"mask_share/{stage}"] = {n: ratio(masks[n][span].sum(), held[n][span].sum()) for n in names}
         holders = [sum(bool(masks[n][j]) for n in names) for j in range(D)]
         whole |= {f"held_by/{n}": holders.count(n) / D for n in range(len(names) + 1)}
     row = {f"diag/{key}": value for key, value in whole.items()}

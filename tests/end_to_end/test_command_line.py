@@ -74,7 +74,7 @@ def test_mistakes_before_a_configuration(fedmtl: Callable[..., Any], words: list
         (["--local.optimizer.lr", "-1"], "local.optimizer: Invalid learning rate: -1"),
         (["--local.optimizer", "torch.optim.LBFGS"], "local.optimizer: "),
         (["--server.optimizer", "torch.optim.LBFGS"], "server.optimizer: "),
-        (["--server.min_clients", "6"], "server.min_clients is 6, but only 5 clients train in a round"),
+        (["--server.min_clients", "6"], "server.min_clients needs 6 clients, but only 5 train in a round"),
         (["--share", "none"], "upload: nothing is sent with share: none"),
         (["--model.backbone", "vit_tiny_patch16_224"], "model.backbone: it can't take images of 32×32 pixels"),
         (

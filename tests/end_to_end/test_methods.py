@@ -140,7 +140,10 @@ def test_what_makes_no_sense_is_refused_with_the_reason(
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_table_says_how_much_each_client_shares(fit: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_table_says_how_much_each_client_shares(
+    fit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     clients = (
         "[{tasks: [depth]}, {tasks: [edge], input: normals}, {tasks: [semseg], match: leading, model: "
         "{class_path: fedmtl.models.UnifiedModel, init_args: {backbone: test_convnext2, channels: 8}}}]"
