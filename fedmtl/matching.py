@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,22 +24,6 @@ FUSED: Mapping[str, tuple[int, int] | None] = {
     "*qkv*": None,
     "*.kv.*": None,
 }
-
-
-class Row(NamedTuple):
-    """One tensor in the table of what is shared.
-
-    Attributes:
-        name: the tensor.
-        local: its shape at the client, None where the client's model has none of that name.
-        server: its shape at the server, None where the server's model has none.
-        shared: entries that both have.
-    """
-
-    name: str
-    local: torch.Size | None
-    server: torch.Size | None
-    shared: int
 
 
 @dataclass(frozen=True)
@@ -112,14 +96,6 @@ class Match:
     def held(self) -> Tensor:
         """The entries of the server's vector that the client shares, (d_server,) bool, on the CPU."""
         return self.place(torch.ones(self.shared_entries, dtype=torch.bool))
-
-    def rows(self) -> list[Row]:
-        """Every tensor of both, the client's first, for a table of what is shared."""
-        local, server, shared = (_shapes(layout) for layout in (self.local, self.server, self.shared))
-        return [
-            Row(name, local.get(name), server.get(name), shared[name].numel() if name in shared else 0)
-            for name in (*local, *(name for name in server if name not in local))
-        ]
 
     def _on_server(self, vector: Tensor) -> Iterator[Tensor]:
         return _corners(vector, self.server, self.shared)
