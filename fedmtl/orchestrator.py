@@ -21,7 +21,7 @@ from fedmtl.tracking import RunDirectory, Tracker
 from fedmtl.tracking.base import Picture
 from fedmtl.tracking.display import Display
 from fedmtl.tracking.figures import save_sheet, strips
-from fedmtl.vector import PartState
+from fedmtl.vector import State
 
 log = logging.getLogger(__name__)
 
@@ -257,7 +257,7 @@ class Orchestrator:
         if tracker is not None:
             tracker.pictures(round, drawn)
 
-    def _models(self) -> Iterator[tuple[str, dict[str, PartState], View]]:
+    def _models(self) -> Iterator[tuple[str, State, View]]:
         """What there is to be measured, with its architecture: the unified model on everything, or each client's own
         on its tasks."""
         if self.unified:

@@ -63,6 +63,9 @@ class PartState:
         return {"vector": self.vector, "buffers": self.buffers}
 
 
+State = dict[str, PartState]  # weights by part name
+
+
 class FlatPart:
     """Backs a module's parameters by one flat tensor: writing the tensor writes the model, without copies.
 

@@ -18,11 +18,11 @@ from fedmtl.data import View
 from fedmtl.data.loader import Loader, StoredOrder
 from fedmtl.data.source import Example
 from fedmtl.data.transforms import own_size
-from fedmtl.engine.resident import Resident, State
+from fedmtl.engine.resident import Resident
 from fedmtl.errors import UserError
 from fedmtl.seeding import derive_seed
 from fedmtl.tasks.base import Label
-from fedmtl.vector import Layout, PartState
+from fedmtl.vector import Layout, PartState, State
 
 
 @dataclass

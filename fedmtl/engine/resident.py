@@ -9,9 +9,7 @@ from torch import Tensor
 from fedmtl.aggregation import PartUpdate
 from fedmtl.client import ClientModule
 from fedmtl.matching import Match, match_layouts, shared_buffers
-from fedmtl.vector import FlatPart, Layout, PartState
-
-State = dict[str, PartState]  # weights by part name
+from fedmtl.vector import FlatPart, Layout, PartState, State
 
 
 class Resident:

@@ -2,6 +2,6 @@
 
 from fedmtl.server.optimizers import FedAdam, FedYogi
 from fedmtl.server.personal import PersonalServer
-from fedmtl.server.server import Server, ServerOptimizer, State
+from fedmtl.server.server import Server, ServerOptimizer
 
-__all__ = ["FedAdam", "FedYogi", "PersonalServer", "Server", "ServerOptimizer", "State"]
+__all__ = ["FedAdam", "FedYogi", "PersonalServer", "Server", "ServerOptimizer"]

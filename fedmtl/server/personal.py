@@ -11,8 +11,8 @@ from fedmtl.aggregation import Update, UploadTransform
 from fedmtl.algorithms import LocalAlgorithm, ServerRule
 from fedmtl.errors import UserError
 from fedmtl.mixing import Exchange, Mixing
-from fedmtl.server.server import REMEDY, Server, State
-from fedmtl.vector import Layout, PartState
+from fedmtl.server.server import REMEDY, Server
+from fedmtl.vector import PartState, State
 
 
 class PersonalServer(Server):
@@ -51,20 +51,11 @@ class PersonalServer(Server):
                 "private"
             )
 
-    def start(
-        self,
-        state: State,
-        *,
-        rule: ServerRule | None = None,
-        parts: Mapping[str, Sequence[str]] | None = None,
-        examples: Mapping[str, int] | None = None,
-        layouts: Mapping[str, Layout] | None = None,
-    ) -> None:
+    def _start_clients(self, parts: Mapping[str, Sequence[str]]) -> None:
         """Gives every client its copy of the first state."""
-        super().start(state, rule=rule, parts=parts, examples=examples, layouts=layouts)
         self.models = {
-            client: {name: PartState(**deepcopy(state[name].state_dict())) for name in names}
-            for client, names in (parts or {}).items()
+            client: {name: PartState(**deepcopy(self.state[name].state_dict())) for name in names}
+            for client, names in parts.items()
         }
 
     def model_for(self, client: str) -> State:

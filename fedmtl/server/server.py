@@ -12,14 +12,13 @@ from torch.optim import Optimizer
 from fedmtl.aggregation import Aggregator, Update, UploadTransform, WeightedMean
 from fedmtl.algorithms import LocalAlgorithm, Message, ServerRule
 from fedmtl.errors import UserError
-from fedmtl.vector import Layout, PartState
+from fedmtl.vector import Layout, PartState, State
 
 log = logging.getLogger(__name__)
 
 REMEDY = "lower local.optimizer's lr, set local.clip_norm, or raise rho"
 
 ServerOptimizer = Callable[[Iterable[Tensor]], Optimizer]
-State = dict[str, PartState]  # weights by part name
 
 
 class Server:
@@ -119,6 +118,10 @@ class Server:
         self.rule.start(holders)
         self._encoder = nn.Parameter(state["encoder"].vector)  # shares its memory
         self.optimizer = self.make_optimizer([self._encoder])
+        self._start_clients(parts or {})
+
+    def _start_clients(self, parts: Mapping[str, Sequence[str]]) -> None:
+        """Makes ready for clients that share these parts."""
 
     def broadcast(self) -> Message:
         """What goes to the clients beside the model."""

@@ -199,3 +199,15 @@ class Federation:
 
 def double(vectors: Mapping[str, Tensor], part: str = "encoder") -> Array:
     return vectors[part].double().numpy()
+
+
+def interrupted(make: Callable[[], Federation], rounds: Sequence[Sequence[int]]) -> tuple[Federation, Federation]:
+    """Two that go on alike for all of these rounds, after two of them: one without a break, one from what was saved."""
+    one, other = make(), make()
+    for chosen in rounds[:2]:
+        one.round(chosen)
+    other.load(one.saved())
+    for chosen in rounds:
+        one.round(chosen)
+        other.round(chosen)
+    return one, other

@@ -5,7 +5,7 @@ import pytest
 
 from fedmtl.algorithms import FedDyn
 
-from .quadratics import D, Federation, data, double, optimum, resting_point
+from .quadratics import D, Federation, data, double, interrupted, optimum, resting_point
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 RATE, ALPHA = 0.1, 0.5
@@ -52,13 +52,7 @@ def test_it_reaches_the_weighted_optimum_and_fedavg_does_not(weights: list[float
 
 def test_a_loaded_run_goes_on_to_the_bit() -> None:
     images = [data(k, batches=3) for k in range(3)]
-    one, other = (Federation(FedDyn(alpha=ALPHA), images) for _ in range(2))
-    for chosen in ROUNDS[:2]:
-        one.round(chosen)
-    other.load(one.saved())
-    for chosen in ROUNDS:
-        one.round(chosen)
-        other.round(chosen)
+    one, other = interrupted(lambda: Federation(FedDyn(alpha=ALPHA), images), ROUNDS)
     assert (one.point() == other.point()).all()
 
 

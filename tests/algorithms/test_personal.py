@@ -10,7 +10,7 @@ from fedmtl.algorithms import Ditto, FedAvg, FedRep, LocalRound, Phase
 from fedmtl.errors import UserError
 from fedmtl.vector import FlatPart
 
-from .quadratics import D, Federation, Vector, data, sgd
+from .quadratics import D, Federation, Vector, data, interrupted, sgd
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 RATE, PULL = 0.1, 0.7
@@ -136,13 +136,8 @@ def test_fedrep_equals_numpy() -> None:
 def test_a_loaded_run_goes_on_to_the_bit(algorithm: Any) -> None:
     images = [data(k, d=D + 2, batches=3) for k in range(3)]
     options: dict[str, Any] = {"optimizer": sgd(RATE, momentum=0.9), "keep_optimizer": True}
-    one, other = (Federation(algorithm, images, tasks=[["a"]] * 3, shared=of_encoder, **options) for _ in range(2))
-    for chosen in ROUNDS[:2]:
-        one.round(chosen)
-    other.load(one.saved())
-    for chosen in ROUNDS:
-        one.round(chosen)
-        other.round(chosen)
+    options |= {"tasks": [["a"]] * 3, "shared": of_encoder}
+    one, other = interrupted(lambda: Federation(algorithm, images, **options), ROUNDS)
     assert (one.point() == other.point()).all()
     for a, b in zip(one.clients, other.clients, strict=True):
         models = [f.engine.weights_of(c, f.server.state) for f, c in ((one, a), (other, b))]

@@ -8,7 +8,7 @@ import pytest
 
 from fedmtl.algorithms import FedAvg, Scaffold
 
-from .quadratics import D, Data, Federation, data, double, optimum, resting_point
+from .quadratics import D, Data, Federation, data, double, interrupted, optimum, resting_point
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 RATE = 0.1
@@ -102,13 +102,7 @@ def test_a_client_alone_trains_as_in_fedavg() -> None:
 @pytest.mark.parametrize("option", ["I", "II"])
 def test_a_loaded_run_goes_on_to_the_bit(option: Any) -> None:
     images = [data(k, batches=3) for k in range(3)]
-    one, other = (Federation(Scaffold(option=option), images) for _ in range(2))
-    for chosen in ROUNDS[:2]:
-        one.round(chosen)
-    other.load(one.saved())
-    for chosen in ROUNDS:
-        one.round(chosen)
-        other.round(chosen)
+    one, other = interrupted(lambda: Federation(Scaffold(option=option), images), ROUNDS)
     assert (one.point() == other.point()).all()
     control = [double(f.server.broadcast()["control"]) for f in (one, other)]
     assert (control[0] == control[1]).all()

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fedmtl.checkpoint import Checkpoints
+
+from .comparing import same
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 TASKS = "semseg", "depth", "normals", "edge", "saliency"
@@ -31,17 +32,6 @@ def weights(run: Path) -> dict[str, Any]:
     """Everything that training changes, from the run's last checkpoint."""
     saved = Checkpoints(run / "checkpoints").load()
     return {"server": saved["server"], "clients": saved["clients"], "last": saved["last"], "best": saved["best"]}
-
-
-def same(a: Any, b: Any) -> bool:
-    """Equality to the bit, through nested containers."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return bool(a == b)
 
 
 @pytest.mark.parametrize("experiment", ["scenes_local", "scenes_fedavg", "scenes_dea", "scenes_central_single"])

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from .comparing import same
+
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 METHODS = EXPERIMENTS / "methods"
 OTHERS = {"scenes_local", "scenes_fedavg", "scenes_dea", "scenes_central_single"}  # in test_fit, or share nothing
@@ -23,17 +25,6 @@ def config(*names: str) -> list[str]:
 def state(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = torch.load(run / "checkpoints" / "round_000002.ckpt", weights_only=True)
     return {key: found[key] for key in ("server", "clients", "signs")}
-
-
-def same(a: Any, b: Any) -> bool:
-    """Equal to the bit, through containers."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return bool(a == b)
 
 
 def runs_and_resumes(fit: Callable[..., Any], rows: Any, run: Path, experiment: str, *words: str) -> list[Any]:
