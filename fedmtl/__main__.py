@@ -4,4 +4,5 @@ import sys
 
 from fedmtl.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":  # else to import it would run a command
+    sys.exit(main())

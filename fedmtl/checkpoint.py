@@ -1,80 +1,187 @@
-"""Checkpoints of a run: atomic, versioned, loadable without running code; the last two and the best are kept."""
+"""Checkpoints of a run: atomic, versioned, written beside the training; the last two and the best are kept."""
 
+import logging
 import os
 import shutil
+import threading
+import time
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
 
+from fedmtl import storage
+from fedmtl.client_state import Kept, file_name
 from fedmtl.errors import UserError
 
-FORMAT = 2
+log = logging.getLogger(__name__)
+
+FORMAT = 3
+PATIENCE = 30.0  # seconds that the first rank waits for the files of others
 
 
 class Checkpoints:
     """The checkpoints of one run.
 
+    ``round_000012.ckpt`` holds the server and names the files in ``states/`` with what each client kept, which are
+    written once for each client and round.
+
     Args:
-        directory: where they lie, as ``round_000012.ckpt`` and ``best.ckpt``.
+        directory: where they lie.
         keep: how many of the newest are kept.
+        leads: whether this process writes the checkpoint itself, not only files of its own clients.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 2) -> None:
-        self.directory, self.keep = directory, keep
+    def __init__(self, directory: Path, *, keep: int = 2, leads: bool = True) -> None:
+        self.directory, self.keep, self.leads = directory, keep, leads
+        self.states = directory / "states"
+        self._writing: threading.Thread | None = None
+        self._failure: BaseException | None = None
 
     def all(self) -> list[Path]:
         """The numbered checkpoints, oldest first."""
         return sorted(self.directory.glob("round_*.ckpt"))
 
-    def save(self, state: dict[str, Any], *, round: int, best: bool) -> None:
-        """Writes a checkpoint whole or not at all, then drops those that are too old.
+    def save(
+        self,
+        state: Mapping[str, Any],
+        *,
+        round: int,
+        best: bool,
+        rounds: Mapping[str, int] | None = None,
+        unsaved: Mapping[str, Kept] | None = None,
+    ) -> None:
+        """Writes a checkpoint whole or not at all, in the background, then drops those that are too old.
+
+        Returns as soon as `state` is copied; an earlier save that is still going on is waited for. A disk that is full
+        is a warning: the older checkpoints stay.
 
         Args:
             state: plain containers, numbers, strings and tensors.
             round: rounds done.
             best: whether it is the best so far.
+            rounds: of each client that keeps something, by name, the round after which it was kept.
+            unsaved: what of this has no file yet, and is to be written here.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        path = self.directory / f"round_{round:06d}.ckpt"
-        partial = path.with_suffix(".partial")
-        with open(partial, "wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        if best:
-            partial = self.directory / "best.partial"
-            partial.unlink(missing_ok=True)
-            try:
-                os.link(path, partial)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(path, partial)
-            partial.replace(self.directory / "best.ckpt")
-        for old in self.all()[: -self.keep]:
-            old.unlink()
+        self.wait()
+        state = {"format": FORMAT, **state, "clients": dict(rounds or {})}
+        copy = apply_to_collection(state, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
 
-    def load(self, which: str = "last") -> dict[str, Any]:
-        """The state of the ``last`` or the ``best`` checkpoint, tensors on the CPU.
+        def write() -> None:
+            try:
+                self._write(copy, round, best, dict(unsaved or {}))
+            except OSError as error:
+                log.warning(
+                    "round %d: its checkpoint can't be written (%s); training goes on, the last one is of round %s",
+                    round,
+                    error.strerror or error,
+                    int(self.all()[-1].stem[6:]) if self.all() else "none",
+                )
+            except BaseException as error:  # raised by the next `wait`
+                self._failure = error
+
+        self._writing = threading.Thread(target=write, name="checkpoint")
+        self._writing.start()
+
+    def wait(self) -> None:
+        """Returns when nothing is being written any more."""
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def load(self, which: Literal["last", "best"] | int = "last") -> dict[str, Any]:
+        """The state of the ``last`` or the ``best`` checkpoint, or of that of a round; tensors on the CPU.
+
+        A newest one that is damaged is passed over with a warning, if an older one is whole.
 
         Raises:
-            UserError: there is none, it is damaged, or another version wrote it.
+            UserError: there is none, all are damaged, or another version wrote it.
         """
-        numbered = self.all()
-        path = self.directory / "best.ckpt" if which == "best" else (numbered[-1] if numbered else None)
-        if path is None or not path.is_file():
+        paths = self.all()[::-1] if which == "last" else [self.directory / f"{which}.ckpt"]
+        if isinstance(which, int):
+            paths = [self._path(which)]
+        if not paths or not paths[0].is_file():
             raise UserError(f"{self.directory} holds no {which} checkpoint")
-        try:
-            with zipfile.ZipFile(path) as archive:  # torch itself checks no checksums
-                if broken := archive.testzip():
-                    raise ValueError(f"wrong checksum of {broken}")
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            version = state.get("format")
-        except Exception as error:
-            raise UserError(
-                f"{path} is damaged ({type(error).__name__}); remove it to go on from an older one"
-            ) from error
-        if version != FORMAT:
-            raise UserError(f"{path} has format {version}, this version reads {FORMAT}")
+        damage: list[str] = []
+        for path in paths:
+            try:
+                state = self._read(path)
+            except Exception as error:
+                damage.append(f"{path} is damaged ({' '.join(str(error).split()) or type(error).__name__})")
+                continue
+            if state["format"] != FORMAT:
+                raise UserError(f"{path} has format {state['format']}, this version reads {FORMAT}")
+            for text in damage:
+                log.warning("%s; going on from %s", text, path.name)
+            return state
+        raise UserError(f"{damage[0]}, and there is no other; train again under another --name")
+
+    def _path(self, round: int) -> Path:
+        return self.directory / f"round_{round:06d}.ckpt"
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        """A checkpoint that is whole, with all files that it names."""
+        with zipfile.ZipFile(path) as archive:  # torch itself checks no checksums
+            if broken := archive.testzip():
+                raise ValueError(f"wrong checksum of {broken}")
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if state["format"] == FORMAT:
+            for client, round in state["clients"].items():
+                storage.read(self.states / file_name(client, round))
         return state
+
+    def _write(self, state: dict[str, Any], round: int, best: bool, unsaved: Mapping[str, Kept]) -> None:
+        self.states.mkdir(parents=True, exist_ok=True)
+        for client, kept in unsaved.items():
+            kept.write(self.states / file_name(client, kept.round))
+        if not self.leads:
+            return
+        self._wait_for([self.states / file_name(client, kept) for client, kept in state["clients"].items()])
+        path = self._path(round)
+        storage.replace(path, lambda file: torch.save(state, file))
+        if best:
+            link(path, self.directory / "best.ckpt")
+        for old in self.all()[: -self.keep]:
+            old.unlink()
+        self._drop_states(round)
+
+    def _wait_for(self, paths: list[Path]) -> None:
+        """Waits for what other processes write."""
+        end = time.monotonic() + PATIENCE
+        while missing := [path for path in paths if not path.is_file()]:
+            if time.monotonic() > end:
+                raise FileNotFoundError(f"another process has not written {missing[0]}")
+            time.sleep(0.02)
+
+    def _drop_states(self, round: int) -> None:
+        """Removes files with what clients kept after earlier rounds, if no checkpoint needs them."""
+        needed: set[str] = set()
+        for path in (*self.all(), self.directory / "best.ckpt"):
+            if path.is_file():
+                try:
+                    clients = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["clients"]
+                except Exception:  # a damaged one; what it needs can't be known
+                    return
+                needed |= {file_name(client, kept) for client, kept in clients.items()}
+        for path in self.states.glob("*.safetensors*"):
+            number = path.name.split(".safetensors")[0].rpartition(".")[2]
+            if path.name not in needed and number.isdigit() and int(number) <= round:
+                path.unlink(missing_ok=True)
+
+
+def link(path: Path, name: Path) -> None:
+    """Gives a file a second name, whole or not at all."""
+    partial = name.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(path, partial)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, partial)
+    partial.replace(name)

@@ -7,6 +7,10 @@ from difflib import get_close_matches
 
 from fedmtl import __version__
 from fedmtl.errors import UserError
+from fedmtl.stopping import Stopped
+from fedmtl.trust import BUILT_IN, Trust, limited
+
+STOPPED = 75  # exit code: what sysexits.h calls a temporary failure; try again
 
 COMMANDS = {
     "fit": "train one unified model across clients, from a configuration file",
@@ -29,8 +33,9 @@ commands:
 {commands}
 
 options:
-  --debug    show the full trace of an error
-  --version  print the version
+  --debug                 show the full trace of an error
+  --trusted-modules A,B   classes that files name may come from these modules and fedmtl's own, no others
+  --version               print the version
 
 Start with: fedmtl fit --config experiments/scenes_dea.yaml
 More on a command: fedmtl COMMAND --help
@@ -41,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand.
 
     Returns:
-        Exit code: 0, 1 where `data check` has found something, 2 for a mistake that the user can mend, 130 when
-        interrupted.
+        Exit code: 0, 1 where `data check` has found something, 2 for a mistake that the user can mend, 75 when a
+        signal has stopped a run that can be gone on with, 130 when interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
@@ -53,17 +58,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"fedmtl {__version__}")
         return 0
-    command = words[0]
+    words, trusted = _split_trusted(words)
+    command = words[0] if words else ""
     if command not in COMMANDS:
         return _fail("fedmtl", _unknown(command, words))
-    sys.path.append("")  # classes of the user's own, named in YAML, are found in the working directory
+    if _takes_own_classes(words, trusted) and "" not in sys.path:
+        sys.path.append("")  # classes of the user's own, named in YAML, are found in the working directory
     try:
-        importlib.import_module(f"fedmtl.commands.{command}").main(words[1:])
+        with limited(trusted):
+            importlib.import_module(f"fedmtl.commands.{command}").main(words[1:])
     except UserError as error:
         if debug:
             raise
         # from a data worker it arrives with the worker's trace before it
         return _fail(f"fedmtl {command}", str(error).splitlines()[-1].removeprefix("fedmtl.errors.UserError: "))
+    except Stopped as stopped:
+        return _fail(f"fedmtl {command}", f"stopped by {stopped}; --resume auto goes on", code=STOPPED)
     except KeyboardInterrupt:
         if debug:
             raise
@@ -75,6 +85,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail(f"fedmtl {command}", hint)
     return 0
+
+
+def _split_trusted(words: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """The other words, and what ``--trusted-modules`` names wherever it stands; None if it does not."""
+    others: list[str] = []
+    named: list[str] | None = None
+    rest = iter(words)
+    for word in rest:
+        if word == "--trusted-modules" or word.startswith("--trusted-modules="):
+            value = word.partition("=")[2] or next(rest, "")
+            named = [*(named or []), *(name.strip() for name in value.split(","))]
+        else:
+            others.append(word)
+    return others, named
+
+
+def _takes_own_classes(words: Sequence[str], trusted: Sequence[str] | None) -> bool:
+    """Whether a command may need modules of the working directory, which might be a stranger's folder."""
+    if trusted is not None:
+        return not all(Trust(BUILT_IN).covers(name) for name in trusted)
+    return words[0] == "fit" or any(word.partition("=")[0] == "--config" for word in words)
 
 
 def _unknown(command: str, words: Sequence[str]) -> str:

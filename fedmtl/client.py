@@ -7,25 +7,24 @@ from typing import Any, Literal, cast
 
 import torch
 from lightning import Fabric, LightningModule
-from lightning.fabric.utilities import move_data_to_device
 from lightning.fabric.wrappers import _FabricModule, _FabricOptimizer
 from lightning_utilities.core.apply_func import apply_to_collection
 from timm.scheduler.scheduler import Scheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fedmtl.algorithms import FedAvg, LocalAlgorithm, LocalRound, Message, Phase
+from fedmtl.algorithms import FedAvg, LocalAlgorithm, LocalRound, Phase
+from fedmtl.client_state import ClientState, Kept
 from fedmtl.data import Partition, View
 from fedmtl.data.loader import SeededBatches
 from fedmtl.models import UnifiedModel
 from fedmtl.tasks import Task
-from fedmtl.vector import PartState
 
 ClientOptimizer = Callable[[Iterable[Tensor]], Optimizer]
 ClientSchedule = Callable[[Optimizer, int], Scheduler]
 ModelFactory = Callable[[Mapping[str, int], int], UnifiedModel]  # from output channels by head, and input channels
 Plan = Sequence[tuple[Phase, Sequence[Iterable[Mapping[str, Tensor]]]]]  # each phase with the batches of its epochs
-
+Combine = Callable[[Iterable[nn.Parameter], int], None]  # from parameters with gradients of so many images
 
 SERVERS = "server"  # the architecture of the server's model
 
@@ -62,55 +61,6 @@ class ClientGroup:
 
 
 @dataclass
-class ClientState:
-    """What a client keeps for itself between rounds.
-
-    Attributes:
-        optimizer: states of its local optimizer, by phase.
-        personal: weights of the parts that it does not share, or shares in part only, by part name.
-        own: weights of a model of its own beside the shared one, by part name; where the algorithm has one.
-        algorithm: vectors that its local algorithm keeps, by name and part.
-        upload: tensors that its upload transforms keep, by place of the transform and name.
-    """
-
-    optimizer: dict[str, dict[str, Any]] = field(default_factory=dict)
-    personal: dict[str, PartState] = field(default_factory=dict)
-    own: dict[str, PartState] = field(default_factory=dict)
-    algorithm: Message = field(default_factory=dict)
-    upload: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-
-    def is_finite(self) -> bool:
-        """Whether the weights that it keeps hold neither NaN nor infinity."""
-        return all(part.is_finite() for parts in (self.personal, self.own) for part in parts.values())
-
-    def to(self, device: torch.device) -> "ClientState":
-        """The same on a device; states of optimizers go there when they are loaded."""
-        return ClientState(
-            move_data_to_device(self.optimizer, device) if device.type == "cpu" else self.optimizer,
-            {name: part.to(device) for name, part in self.personal.items()},
-            {name: part.to(device) for name, part in self.own.items()},
-            move_data_to_device(self.algorithm, device),
-            move_data_to_device(self.upload, device),
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain containers and tensors."""
-        weights = {
-            kind: {name: part.state_dict() for name, part in parts.items()}
-            for kind, parts in (("personal", self.personal), ("own", self.own))
-        }
-        return {"optimizer": self.optimizer, "algorithm": self.algorithm, "upload": self.upload, **weights}
-
-    @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any]) -> "ClientState":
-        """The way back."""
-        weights = {
-            kind: {name: PartState(**part) for name, part in state[kind].items()} for kind in ("personal", "own")
-        }
-        return cls(**{**state, **weights})
-
-
-@dataclass
 class Client:
     """One client of the federation.
 
@@ -121,7 +71,7 @@ class Client:
         data: name of its data set in the experiment.
         epochs: local epochs a round, None for what all do.
         architecture: which of the engine's models it trains.
-        state: what it keeps between rounds.
+        kept: where what it keeps between rounds waits.
     """
 
     name: str
@@ -130,7 +80,12 @@ class Client:
     data: str
     epochs: int | None = None
     architecture: str = SERVERS
-    state: ClientState = field(default_factory=ClientState)
+    kept: Kept = field(default_factory=Kept)
+
+    @property
+    def state(self) -> ClientState:
+        """What it keeps between rounds."""
+        return self.kept.state
 
     @property
     def parts(self) -> list[str]:
@@ -153,10 +108,11 @@ class ClientModule(LightningModule):
         self.model = model
         self.tasks = dict(tasks)
         self.active: tuple[str, ...] = tuple(tasks)
+        self.memory_format = torch.contiguous_format
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Inputs (B, C, H, W) to the active tasks' raw outputs (B, C, H, W), by task."""
-        return self.model(image, self.active)
+        return self.model(image.contiguous(memory_format=self.memory_format), self.active)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         """Weighted losses of the active tasks, by task, and their sum under ``"loss"``."""
@@ -228,6 +184,7 @@ class LocalTraining:
         rounds: int,
         optimizer_states: Mapping[str, dict[str, Any]],
         on_step: Callable[[], None],
+        combine: Combine | None = None,
     ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
         """Trains the module's active tasks in place.
 
@@ -240,6 +197,7 @@ class LocalTraining:
             rounds: rounds of the whole run, for the schedule.
             optimizer_states: states from the client's last round, by phase; those that were kept.
             on_step: called after every step.
+            combine: called after every backward pass, where others have the rest of each batch.
 
         Returns:
             Mean losses over the steps (``"loss"`` and each task's), and the optimizer states to keep.
@@ -263,6 +221,8 @@ class LocalTraining:
                         with fabric.autocast():  # Fabric does not wrap training_step itself on one device
                             losses = module.training_step(fabric.to_device(batch), steps)
                         fabric.backward(losses["loss"])
+                        if combine is not None:
+                            combine(module.parameters(), len(batch["image"]))
                         self.algorithm.correct_gradients(run)
                         if phase.moves:
                             if self.clip_norm is not None:

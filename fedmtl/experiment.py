@@ -11,11 +11,13 @@ from fedmtl.aggregation import UploadTransform
 from fedmtl.client import SERVERS, ClientGroup, ClientModule, LocalTraining, ModelFactory
 from fedmtl.data import DataSource, Partition, View
 from fedmtl.diagnostics import Diagnostics
-from fedmtl.engine import FabricConfig, InProcess
+from fedmtl.engine import Distributed, FabricConfig, InProcess
 from fedmtl.errors import UserError
+from fedmtl.faults import Faults
 from fedmtl.federation import make_clients, validation_views
 from fedmtl.matching import first_conv
 from fedmtl.orchestrator import Orchestrator
+from fedmtl.payload import Values
 from fedmtl.seeding import derive_seed
 from fedmtl.server import Server
 from fedmtl.tracking import Tracker
@@ -39,6 +41,9 @@ class Experiment:
         share: what clients share. ``model``: encoder and heads; ``encoder``: heads stay with their clients;
             ``none``: no federation, each client trains alone.
         participation: share of the clients that train in a round, in (0, 1].
+        faults: clients that fail, drop out or are too slow, simulated; null for none.
+        payload: number format of the values that clients send: ``fp32``, or ``bf16`` or ``fp16`` with a scale a tensor.
+        states: where what clients keep waits between their rounds: ``memory``, or ``disk``, which is for thousands.
         eval_every: rounds between evaluations on the whole validation split.
         eval_batch_size: images a batch in evaluation.
         checkpoint_every: rounds between checkpoints.
@@ -69,6 +74,9 @@ class Experiment:
         server: Server | None = None,
         share: Literal["model", "encoder", "none"] = "model",
         participation: float = 1.0,
+        faults: Faults | None = None,
+        payload: Values = "fp32",
+        states: Literal["memory", "disk"] = "memory",
         eval_every: int = 1,
         eval_batch_size: int = 16,
         checkpoint_every: int = 1,
@@ -116,6 +124,10 @@ class Experiment:
             )
         server.check(algorithm=algorithm, upload=upload or [], several_architectures=several and share != "none")
         settings = fabric or FabricConfig()
+        if settings.reduce == "fast":
+            server.check_sums(algorithm)
+            if diagnostics is not None:
+                raise ValueError("fabric.reduce: diagnostics look at each client's update; take reduce: exact")
         device = settings.build()
         torch.manual_seed(derive_seed(seed, "weights"))
         channels = {name: task.channels for name, task in tasks.items()}
@@ -126,7 +138,7 @@ class Experiment:
             "none": lambda part: False,
         }
         shared = rules[share]
-        self.engine = InProcess(
+        self.worker = InProcess(
             fabric=device,
             module=module,
             local=local,
@@ -136,6 +148,8 @@ class Experiment:
             rounds=rounds,
             workers=settings.workers,
             eval_batch_size=eval_batch_size,
+            channels_last=settings.channels_last,
+            compile=settings.compile,
         )
         for i, group in enumerate(clients):
             of_group = [client for client in members if client.architecture == f"clients[{i}]"]
@@ -145,7 +159,7 @@ class Experiment:
                 private = group.private
                 if private is None:
                     private = first_conv(own.model.encoder) if group.input != "image" else []
-                resident = self.engine.add_architecture(f"clients[{i}]", own, match=group.match, private=private)
+                resident = self.worker.add_architecture(f"clients[{i}]", own, match=group.match, private=private)
                 if share != "none" and resident.sharing(["encoder"])[0] == 0:
                     raise UserError(
                         f"clients[{i}].model: its encoder has no tensor in common with the server's by {group.match}; "
@@ -157,16 +171,16 @@ class Experiment:
                 self._check_image_size(view, client.architecture)
         parts = {client.name: [name for name in client.parts if shared(name)] for client in members}
         server.start(
-            self.engine.state(),
+            self.worker.state(),
             rule=algorithm.server(),
             parts=parts,
             examples={client.name: len(client.images) for client in members},
-            layouts=self.engine.layouts(),
+            layouts=self.worker.layouts(),
         )
+        engine = Distributed(self.worker, members, reduce=settings.reduce, values=payload)
         self.orchestrator = Orchestrator(
-            engine=self.engine,
+            engine=engine,
             server=server,
-            clients=members,
             validation=validation,
             unified=share == "model" and not (server.personal or algorithm.personal or several),
             rounds=rounds,
@@ -176,6 +190,8 @@ class Experiment:
             checkpoint_every=checkpoint_every,
             pictures=pictures,
             diagnostics=diagnostics,
+            faults=faults,
+            states_on_disk=states == "disk",
         )
         if baseline:
             self.orchestrator.compare_with(baseline)
@@ -188,9 +204,9 @@ class Experiment:
         """Where clients differ in architecture: by client, what it reads, how large its model is, and how much of that
         and of the server's it shares."""
         rows = {}
-        for client in self.orchestrator.clients if len(self.engine.residents) > 1 else ():
-            names = [name for name in client.parts if self.engine.shared(name)]
-            resident = self.engine.residents[client.architecture]
+        for client in self.orchestrator.clients if len(self.worker.residents) > 1 else ():
+            names = [name for name in client.parts if self.worker.shared(name)]
+            resident = self.worker.residents[client.architecture]
             shared, server = resident.sharing(names) if names else (0, 0)
             whole = sum(resident.parts[name].vector.numel() for name in client.parts)
             rows[client.name] = {
@@ -206,7 +222,7 @@ class Experiment:
         image = images[0, 0]["image"]
         try:
             with torch.inference_mode():
-                self.engine.residents[architecture].module.eval()(image[None].to(self.engine.fabric.device))
+                self.worker.residents[architecture].module.eval()(image[None].to(self.worker.fabric.device))
         except Exception as error:
             size = "×".join(map(str, image.shape[-2:]))
             key = "model" if architecture == SERVERS else f"{architecture}.model"

@@ -2,28 +2,33 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, get_args
 
 import safetensors.torch
 
 from fedmtl.checkpoint import Checkpoints
-from fedmtl.client import SERVERS, Client, ClientState
+from fedmtl.client import Client
 from fedmtl.data import View
 from fedmtl.delta_m import delta_m, load_baseline, mean, primary_metrics
 from fedmtl.diagnostics import Diagnostics, WarningSigns
-from fedmtl.engine import InProcess
+from fedmtl.engine import Distributed, LostRank, Report
+from fedmtl.faults import Fault, Faults
 from fedmtl.seeding import numpy_stream
 from fedmtl.server import Server
+from fedmtl.stopping import Stopped, StopSignals
 from fedmtl.tracking import RunDirectory, Tracker
 from fedmtl.tracking.base import Picture
 from fedmtl.tracking.display import Display
 from fedmtl.tracking.figures import save_sheet, strips
-from fedmtl.vector import State
 
 log = logging.getLogger(__name__)
+
+CLIENTS_IN_ROW = 32  # with more clients than this a row has losses by tasks, so that it stays short
 
 TaskMetrics = dict[str, dict[str, float]]  # numbers of each metric, by task
 
@@ -32,9 +37,8 @@ class Orchestrator:
     """Moves weights between clients and server, and measures what comes of it.
 
     Args:
-        engine: where clients run.
+        engine: where clients run, with the same clients.
         server: the server; it has been started.
-        clients: all clients.
         validation: the whole val split of each data set, by its name, with the labels of all tasks.
         unified: whether all parts are shared, so that there is one model to evaluate; else each client's own
             model is evaluated on its tasks, and a task's numbers are the mean over the clients that have it.
@@ -45,17 +49,19 @@ class Orchestrator:
         checkpoint_every: rounds between checkpoints; the last round always has one.
         pictures: how many validation images are drawn at an evaluation.
         diagnostics: measures how updates interfere, None for not at all.
+        faults: what goes wrong with clients, None for nothing.
+        states_on_disk: whether what clients keep waits in files of the run's folder, not in memory.
 
     Attributes:
+        trained: the numbers of a round whose evaluation is still to be done, None between rounds.
         baseline: name and primary metrics (by task) that Δm compares with, None for no Δm.
     """
 
     def __init__(
         self,
         *,
-        engine: InProcess,
+        engine: Distributed,
         server: Server,
-        clients: Sequence[Client],
         validation: Mapping[str, View],
         unified: bool,
         rounds: int,
@@ -65,18 +71,23 @@ class Orchestrator:
         checkpoint_every: int = 1,
         pictures: int = 4,
         diagnostics: Diagnostics | None = None,
+        faults: Faults | None = None,
+        states_on_disk: bool = False,
     ) -> None:
-        self.engine, self.server, self.clients, self.validation = engine, server, list(clients), dict(validation)
+        self.engine, self.server, self.validation = engine, server, dict(validation)
+        self.clients = list(engine.clients.values())
         self.unified, self.rounds, self.seed, self.participation = unified, rounds, seed, participation
         self.eval_every, self.checkpoint_every = eval_every, checkpoint_every
         self.pictures, self.diagnostics = pictures, diagnostics
+        self.faults, self.states_on_disk = faults, states_on_disk
         self.baseline: Mapping[str, Any] | None = None
         self.primary = primary_metrics({head: t for view in validation.values() for head, t in view.tasks.items()})
         self.measured_on = {name: len(view) for name, view in validation.items()}
-        self.signs = WarningSigns(self.primary, {client.name: client.tasks for client in clients})
+        self.signs = WarningSigns(self.primary, {client.name: client.tasks for client in self.clients})
         self.details: dict[str, Any] = {}  # of the last round's diagnostics
         self.refused: list[str] = []  # clients whose updates the last round left out
         self.round = 0  # rounds done
+        self.trained: dict[str, Any] | None = None
         self.first: dict[str, float] = {}  # each task's first primary metric that can be compared with
         self.best: dict[str, Any] | None = None
         self.last: dict[str, Any] | None = None
@@ -84,73 +95,129 @@ class Orchestrator:
     def run(
         self, directory: RunDirectory, tracker: Tracker | None, display: Display, config: Mapping[str, Any]
     ) -> None:
-        """All rounds that are still to be done."""
-        checkpoints = Checkpoints(directory.checkpoints)
-        for round in range(self.round + 1, self.rounds + 1):
-            display.start_round(round)
-            started = perf_counter()
-            row: dict[str, Any] = {"round": round, **self.train(round, display)}
-            row["time/train"] = perf_counter() - started
-            improved = False
-            final = round == self.rounds
-            if final or round % self.eval_every == 0:
-                started = perf_counter()
-                metrics = self.evaluate(exact=final)
-                improved = self.note(round, metrics)
-                row |= flat(self.last)
-                row["time/evaluate"] = perf_counter() - started
-                if self.pictures:
-                    self._draw(round, directory, tracker)
-            self.round = round
-            directory.append(row)
-            if self.details:
-                directory.append_details({"round": round, **self.details})
-            for warning in self.signs.look(row, self.refused):
-                log.warning("round %d: %s", round, warning)
-            if tracker is not None:
-                tracker.log(row)
-            display.end_round(row)
-            if final or improved or round % self.checkpoint_every == 0:
-                identity = tracker.identity if tracker else None
-                checkpoints.save(
-                    {**self.state_dict(), "config": config, "tracker": identity}, round=round, best=improved
-                )
+        """All rounds that are still to be done.
+
+        Every rank of a job runs this; the first one alone writes to the run's folder and to the tracker.
+
+        Raises:
+            Stopped: a signal asked for it; what was done is saved.
+        """
+        leads = self.engine.ranks.leads
+        checkpoints = Checkpoints(directory.checkpoints, leads=leads)
+        if self.states_on_disk:
+            self.engine.keep_in(checkpoints.states)
+        beside: dict[str, Any] = {"config": config, "tracker": tracker.identity if tracker else None}
+        saved = self.round  # the newest round with a checkpoint
+        with StopSignals() as stop:
+            self.engine.on_batch(stop.check)
+            try:
+                for round in range(self.round + 1, self.rounds + 1):
+                    stop.check()
+                    display.start_round(round)
+                    if self.trained is None:
+                        started = perf_counter()
+                        self.trained = {"round": round, **self.train(round, display)}
+                        self.trained["time/train"] = perf_counter() - started
+                    row = dict(self.trained)
+                    final, improved = round == self.rounds, False
+                    if final or round % self.eval_every == 0:
+                        started = perf_counter()
+                        improved = self.note(round, self.evaluate(exact=final))
+                        row |= flat(self.last)
+                        row["time/evaluate"] = perf_counter() - started
+                        if self.pictures:
+                            self._draw(round, directory, tracker)
+                    self.round, self.trained = round, None
+                    if leads:
+                        self._log(row, directory, tracker)
+                    display.end_round(row)
+                    if final or improved or round % self.checkpoint_every == 0:
+                        self.save(checkpoints, best=improved, **beside)
+                        saved = round
+            except (Stopped, LostRank, RuntimeError) as error:
+                self.engine.ranks.leave()  # others may wait for this one
+                if self.trained is not None or saved < self.round:
+                    self.save(checkpoints, **beside)
+                stop.check()  # a signal ends other processes and data workers, too, whose loss is seen first
+                raise error
+            finally:
+                self.engine.on_batch(None)
+                checkpoints.wait()
+
+    def save(self, checkpoints: Checkpoints, *, best: bool = False, **beside: Any) -> None:
+        """Begins to write a checkpoint with the run's state, what clients keep, and what stands `beside`."""
+        kept = {name: kept.round for name, kept in self.engine.kept().items()}
+        state = {**self.state_dict(), **beside}
+        checkpoints.save(state, round=self.round, best=best, rounds=kept, unsaved=self.engine.unsaved())
+
+    def _log(self, row: dict[str, Any], directory: RunDirectory, tracker: Tracker | None) -> None:
+        """Notes a round's numbers, and warns of what they show."""
+        directory.append(row)
+        if self.details:
+            directory.append_details({"round": row["round"], **self.details})
+        for warning in self.signs.look(row, self.refused):
+            log.warning("round %d: %s", row["round"], warning)
+        if tracker is not None:
+            tracker.log(row)
 
     def train(self, round: int, display: Display) -> dict[str, Any]:
         """One round up to the server's step; returns its numbers."""
-        row: dict[str, Any] = {}
-        sent = 0
-        chosen = self.sample(round)
-        self.engine.prepare(chosen, round)
+        chosen, reached, row = self._answering(round)
+        self.details, self.refused = {}, []
+        if row.get("server/skipped"):
+            return row
+        diagnosing = self.diagnostics if self.diagnostics is not None and self.diagnostics.due(round) else None
+        observe = diagnosing.observe if diagnosing is not None else None
         beside = self.server.broadcast()
-        diagnosing = self.diagnostics is not None and self.diagnostics.due(round)
-        for client in chosen:
-            display.start_client(client.name)
-            result = self.engine.train(
-                client, self.server.model_for(client.name), round, display.step, beside=beside, keep_raw=diagnosing
-            )
-            for name, value in result.losses.items():
-                if name in ("loss", "personal_loss") or len(client.tasks) > 1:
-                    row[f"train/{client.name}/{name}"] = value if math.isfinite(value) else None
-            display.end_client(result.losses.get("loss", math.nan))
-            if self.server.receive(result.update):
-                client.state = result.state  # a refused client goes on from its last good state
-                sent += result.update.num_bytes()
-                if diagnosing and self.diagnostics and result.raw is not None:
-                    encoder = result.update.parts["encoder"]
-                    self.diagnostics.observe(client.name, result.raw, encoder, self.server.weight(result.update))
-        self.refused = self.server.refused
+        reports = self.engine.train(chosen, self.server, round, display, observe=observe)
+        row |= self._losses(reports)
+        self.refused = [report.client for report in reports if not report.accepted]
         row["server/refused"] = len(self.refused)
-        row["bytes/up"] = sent
-        row["bytes/down"] = sum(self.engine.download_bytes(client, self.server.state, beside) for client in chosen)
+        row["bytes/up"] = sum(report.bytes_up for report in reports if report.accepted)
+        row["bytes/down"] = sum(self.engine.download_bytes(client, self.server, beside) for client in reached)
         before = self.server.state["encoder"].vector.clone() if diagnosing else None
         self.server.step()
-        self.details = {}
-        if before is not None and self.diagnostics:
+        self.engine.commit()
+        if before is not None and diagnosing is not None:
             layout, after = self.engine.layouts()["encoder"], self.server.state["encoder"].vector
-            numbers, self.details = self.diagnostics.measure(layout, before, after)
+            numbers, self.details = diagnosing.measure(layout, before, after)
             row |= numbers
         return row
+
+    def _answering(self, round: int) -> tuple[list[Client], list[Client], dict[str, Any]]:
+        """The clients that train, those that got the model, and the numbers of those that don't answer."""
+        chosen = self.sample(round)
+        if self.faults is None:
+            return chosen, chosen, {}
+        steps = {client.name: self.engine.steps(client) for client in chosen}
+        struck = self.faults.strike(steps, seed=self.seed, round=round)
+        row: dict[str, Any] = {f"server/{fault}": list(struck.values()).count(fault) for fault in get_args(Fault)}
+        answering = [client for client in chosen if client.name not in struck]
+        reached = [client for client in chosen if struck.get(client.name) != "dropped"]
+        row["server/skipped"] = int(len(answering) < self.server.fewest)
+        if row["server/skipped"]:
+            log.warning(
+                "round %d: %d of %d clients answer and the server needs %d: nothing changes",
+                round,
+                len(answering),
+                len(chosen),
+                self.server.fewest,
+            )
+        return answering, reached, row
+
+    def _losses(self, reports: Sequence[Report]) -> dict[str, float | None]:
+        """Mean training losses of each client, or of all clients with the same tasks where there are many."""
+        several = len(self.clients) > CLIENTS_IN_ROW
+        tasks = {client.name: client.tasks for client in self.clients}
+        found: dict[str, list[float]] = {}
+        for report in reports:
+            own = tasks[report.client]
+            who = "+".join(own) if several else report.client
+            for name, value in report.losses.items():
+                if name in ("loss", "personal_loss") or len(own) > 1:
+                    found.setdefault(f"train/{who}/{name}", []).append(value)
+        means = {key: sum(values) / len(values) for key, values in found.items()}
+        return {key: value if math.isfinite(value) else None for key, value in means.items()}
 
     def sample(self, round: int) -> list[Client]:
         """The clients that train in a round, in their fixed order."""
@@ -160,10 +227,7 @@ class Orchestrator:
 
     def evaluate(self, *, exact: bool = True) -> TaskMetrics:
         """Every metric of every task on the whole validation splits; `exact` as in `Task.metric`."""
-        found: dict[str, list[dict[str, float]]] = {name: [] for name in self.primary}
-        for architecture, weights, view in self._models():
-            for name, values in self.engine.evaluate(weights, view, exact=exact, architecture=architecture).items():
-                found[name].append(values)
+        found = self.engine.evaluate(self.server, self.validation, unified=self.unified, exact=exact)
         return {
             name: {metric: sum(v[metric] for v in several) / len(several) for metric in several[0]}
             for name, several in found.items()
@@ -191,25 +255,28 @@ class Orchestrator:
 
     def export(self, directory: RunDirectory) -> None:
         """Saves the unified model's weights as ``unified/model.safetensors``."""
-        self.engine.load(self.server.state)
-        model = self.engine.resident.module.model
-        weights = {name: value.detach().clone().cpu() for name, value in model.state_dict().items()}
         directory.unified.mkdir(exist_ok=True)
-        safetensors.torch.save_file(weights, directory.unified / "model.safetensors")
+        safetensors.torch.save_file(self.engine.weights(self.server.state), directory.unified / "model.safetensors")
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs; random streams need nothing, they come from (seed, purpose, client, round)."""
-        clients = {client.name: client.state.state_dict() for client in self.clients}
+        """All that a resumed run needs beside what clients keep; random streams need nothing, they come from (seed,
+        purpose, client, round)."""
         progress = {"round": self.round, "first": self.first, "best": self.best, "last": self.last}
-        progress["signs"] = self.signs.state_dict()
-        return {**progress, "baseline": self.baseline, "server": self.server.state_dict(), "clients": clients}
+        progress |= {"trained": self.trained, "refused": self.refused, "details": self.details}
+        beside = {"signs": self.signs.state_dict(), "baseline": self.baseline}
+        return {**progress, **beside, "server": self.server.state_dict()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a `state_dict` of a run with the same configuration."""
+    def load_state_dict(self, state: Mapping[str, Any], states: Path) -> None:
+        """Goes on from a `state_dict` of a run with the same configuration.
+
+        Args:
+            state: what a checkpoint holds.
+            states: the folder with what clients kept.
+        """
         self.server.load_state_dict(state["server"])
-        for client in self.clients:
-            client.state = ClientState.from_state_dict(state["clients"][client.name])
+        self.engine.restore(state["clients"], states)
         self.round, self.first, self.best, self.last = (state[key] for key in ("round", "first", "best", "last"))
+        self.trained, self.refused, self.details = (state[key] for key in ("trained", "refused", "details"))
         self.baseline = state["baseline"]
         self.signs.load_state_dict(state["signs"])
 
@@ -240,33 +307,18 @@ class Orchestrator:
         return improved
 
     def _draw(self, round: int, directory: RunDirectory, tracker: Tracker | None) -> None:
-        drawn: dict[str, Sequence[Picture]] = {}
-        for name, whole in self.validation.items():
-            positions = range(min(self.pictures, len(whole)))
-            sheet: dict[str, Sequence[Picture]] = {}
-            for architecture, weights, view in self._models():
-                new = [head for head in view.tasks if head in whole.tasks and head not in sheet]
-                if new:  # of several clients with one task, the first is drawn
-                    part = view.only(new)
-                    sheet |= strips(
-                        part, positions, self.engine.predict(weights, part, positions, architecture=architecture)
-                    )
+        sheets: dict[str, dict[str, Sequence[Picture]]] = {}
+        for name, view, labels in self.engine.predict(
+            self.server, self.validation, self.pictures, unified=self.unified
+        ):
+            if self.engine.ranks.leads:
+                positions = range(min(self.pictures, len(view)))
+                sheets.setdefault(name, {}).update(strips(view, positions, labels))
+        for name, sheet in sheets.items():
             suffix = f"_{name}" if len(self.validation) > 1 else ""
-            save_sheet(directory.figures / f"round_{round:06d}{suffix}.png", sheet)
-            drawn |= sheet
-        if tracker is not None:
-            tracker.pictures(round, drawn)
-
-    def _models(self) -> Iterator[tuple[str, State, View]]:
-        """What there is to be measured, with its architecture: the unified model on everything, or each client's own
-        on its tasks."""
-        if self.unified:
-            for view in self.validation.values():
-                yield SERVERS, self.server.state, view
-            return
-        for client in self.clients:
-            view = self.validation[client.data].only(client.tasks, input=client.images.input)
-            yield client.architecture, self.engine.weights_of(client, self.server.model_for(client.name)), view
+            directory.draw(f"round_{round:06d}{suffix}.png", partial(save_sheet, strips=sheet))
+        if tracker is not None and sheets:
+            tracker.pictures(round, {task: strip for sheet in sheets.values() for task, strip in sheet.items()})
 
 
 def flat(evaluation: Mapping[str, Any] | None) -> dict[str, float]:

@@ -54,10 +54,6 @@ class PartState:
         """Whether it holds neither NaN nor infinity."""
         return all(bool(torch.isfinite(values).all()) for values in (self.vector, *self.buffers.values()))
 
-    def num_bytes(self) -> int:
-        """Size on the wire."""
-        return self.vector.nbytes + sum(buffer.nbytes for buffer in self.buffers.values())
-
     def state_dict(self) -> dict[str, Any]:
         """Plain containers and tensors; ``PartState(**state)`` is the way back."""
         return {"vector": self.vector, "buffers": self.buffers}

@@ -212,12 +212,6 @@ def test_is_finite_looks_at_the_vector_and_the_buffers(bad: float, where: str) -
     assert not state.is_finite()
 
 
-def test_num_bytes_counts_every_tensor_by_its_type() -> None:
-    state = PartState(torch.ones(10), {"mean": torch.ones(3, dtype=torch.bfloat16), "count": torch.tensor(4)})
-    assert state.num_bytes() == 10 * 4 + 3 * 2 + 8
-    assert PartState(torch.ones(2)).num_bytes() == 8
-
-
 def test_to_moves_everything() -> None:
     state = PartState(torch.ones(3), {"count": torch.tensor(4)}).to(torch.device("meta"))
     assert state.vector.device.type == "meta"

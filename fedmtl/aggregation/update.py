@@ -1,6 +1,5 @@
 """What a client sends to the server: per part of the model, its update and what goes with it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -35,13 +34,6 @@ class PartUpdate:
         """Whether parameters and buffers hold neither NaN nor infinity."""
         return all(bool(torch.isfinite(values).all()) for values in (self.delta, *self.buffers.values()))
 
-    def num_bytes(self) -> int:
-        """Size on the wire: kept entries in fp32, one bit an entry for a mask, and the buffers."""
-        held = self.delta.numel() if self.held is None else int(self.held.sum())
-        kept = held if self.mask is None else int(self.mask.sum())
-        mask_bytes = 0 if self.mask is None else -(-held // 8)
-        return 4 * kept + mask_bytes + sum(buffer.nbytes for buffer in self.buffers.values())
-
 
 @dataclass
 class Update:
@@ -69,12 +61,3 @@ class Update:
             and all(part.is_finite() for part in self.parts.values())
             and all(bool(torch.isfinite(vector).all()) for vector in beside)
         )
-
-    def num_bytes(self) -> int:
-        """Size on the wire."""
-        return sum(part.num_bytes() for part in self.parts.values()) + message_bytes(self.message)
-
-
-def message_bytes(message: Mapping[str, Mapping[str, Tensor]]) -> int:
-    """Size on the wire of vectors by name and part."""
-    return sum(vector.nbytes for vectors in message.values() for vector in vectors.values())

@@ -19,7 +19,7 @@ class WeightedMean(Aggregator):
 
     def __init__(self) -> None:
         self._sum: Tensor | None = None
-        self._weight = 0.0  # of updates that count everywhere
+        self._weight = torch.zeros(())  # of updates that count everywhere
         self._kept: Tensor | None = None  # (d,) weight of the clients that kept each coordinate
 
     def add(self, update: PartUpdate, weight: float) -> None:
@@ -27,13 +27,28 @@ class WeightedMean(Aggregator):
         if self._sum is None:
             self._sum = torch.zeros_like(update.delta, dtype=torch.float32)
         self._sum.add_(update.delta, alpha=weight)
+        self._weight = self._weight.to(self._sum.device)
         counted = update.counted
         if counted is not None:
             if self._kept is None:
                 self._kept = torch.zeros_like(self._sum)
             self._kept.add_(counted, alpha=weight)
         else:
-            self._weight += weight
+            self._weight.add_(weight)
+
+    def sums(self, like: Tensor, *, partial: bool) -> list[Tensor]:
+        """The running sums and weights, which add up over ranks; to be changed in place.
+
+        Args:
+            like: any vector (d,) on the device of the updates.
+            partial: whether some updates, here or elsewhere, count at some coordinates only.
+        """
+        if self._sum is None:
+            self._sum = torch.zeros_like(like, dtype=torch.float32)
+        self._weight = self._weight.to(self._sum.device)
+        if partial and self._kept is None:
+            self._kept = torch.zeros_like(self._sum)
+        return [self._sum, self._weight, *([self._kept] if self._kept is not None else [])]
 
     def merge(self) -> Tensor | None:
         """The mean (d,) in fp32."""
@@ -42,6 +57,6 @@ class WeightedMean(Aggregator):
             weight = self._kept.add_(self._weight)
             merged.div_(weight.masked_fill_(weight == 0, 1))  # where nobody kept a coordinate the sum is 0
         elif merged is not None:
-            merged.div_(self._weight)
-        self._sum, self._weight, self._kept = None, 0.0, None
+            merged = merged.div_(self._weight) if self._weight else None  # other ranks had nothing, either
+        self._sum, self._weight, self._kept = None, torch.zeros(()), None
         return merged

@@ -10,16 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings  # type: ignore[attr-defined]
+from jsonargparse._common import parsing_settings
 
 from fedmtl.errors import UserError
 from fedmtl.experiment import Experiment
+from fedmtl.trust import Trust, of_own_files, refusal
 
 # keys that may change when a run is gone on with: where it lies and how it is watched, not what it computes
 FREE_KEYS = re.compile(
-    r"(name|out|tracker|fabric\.workers|checkpoint_every|pictures|data(\.\w+)?\.init_args\.(root|cache))(\..*)?"
+    r"(name|out|tracker|states|fabric\.(workers|devices|num_nodes)|checkpoint_every|pictures|data(\.\w+)?\.init_args\.(root|cache))(\..*)?"
 )
 
+# a class in a value that may be anything, such as an option of timm's models, stays the keys that it was written as
+set_parsing_settings(instantiate_subclass_spec_in_any=False)
+UNLIMITED = {key: parsing_settings[key] for key in ("import_path_verdicts", "import_paths_enforced")}
+DENIED = re.compile(
+    r"Importing '([^']+)' is not allowed, denied by the '[^']+' entry .+? to allow it\.(\. Got value: .*)?"
+)
 
 # a parser's message in plainer words, and its lines that tell of types of its own, not of the user's mistake
 PLAIN = {
@@ -39,12 +47,37 @@ OTHER_TYPE = (
 NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a <class 'NoneType'>")
 
 
-def experiment_parser(command: str, description: str | None) -> ArgumentParser:
-    """A parser whose keys are the arguments of `Experiment`."""
+def experiment_parser(command: str, description: str | None, *, trusted: Trust | None = None) -> ArgumentParser:
+    """A parser whose keys are the arguments of `Experiment`.
+
+    Args:
+        command: the subcommand.
+        description: what it does.
+        trusted: where the classes may come from that are named in files and words; as in one's own if not given.
+            It holds for parsing and instantiation, until the next parser is made.
+    """
+    limit_classes(trusted or of_own_files())
     parser = ArgumentParser(prog=f"fedmtl {command}", description=description, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file; several merge from left to right")
     parser.add_class_arguments(Experiment, as_group=False)
     return parser
+
+
+def limit_classes(trusted: Trust) -> None:
+    """Has parsers refuse classes that are not trusted before they import anything.
+
+    The parser resolves every dotted path that a value holds, in whatever key, form or file, by one function, which
+    asks the policy that is set here: before the import for the path, after it for where the object was defined.
+
+    Raises:
+        UserError: the parser does not let a module be trusted.
+    """
+    parsing_settings.update(UNLIMITED)  # the parser has no way of its own to lift a policy
+    if trusted.modules is not None:
+        try:
+            set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=list(trusted.modules))
+        except ValueError as error:
+            raise UserError(f"--trusted-modules: {error}") from error
 
 
 def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
@@ -150,6 +183,7 @@ def clear(message: str) -> str:
     reason = " ".join(telling or reasons)
     for pattern, plain in PLAIN.items():
         reason = re.sub(pattern, plain, reason)
+    reason = DENIED.sub(lambda match: refusal(match[1]), reason)
     return ": ".join([".".join(keys)] * bool(keys) + classes + [reason or " ".join(message.split())])
 
 

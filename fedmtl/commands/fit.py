@@ -1,16 +1,19 @@
 """`fedmtl fit`: trains one unified model across clients, from a configuration file."""
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import yaml
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.logging import RichHandler
 
 from fedmtl.checkpoint import Checkpoints
-from fedmtl.commands.configuration import differences, experiment_parser, instantiate, parse, to_dict
+from fedmtl.commands.configuration import differences, experiment_parser, instantiate, parse, plain_errors, to_dict
+from fedmtl.engine import FabricConfig, Ranks
 from fedmtl.errors import UserError
 from fedmtl.experiment import Experiment
 from fedmtl.federation import table
@@ -29,13 +32,21 @@ def main(arguments: list[str]) -> None:
         help="auto goes on from the run's last checkpoint, or starts it if there is none",
     )
     config = parse(parser, arguments)
-    console = Console()
-    logging.getLogger("fedmtl").addHandler(RichHandler(console=console, show_time=False, show_path=False))
-    logging.getLogger("fedmtl").setLevel(logging.INFO)
-
     settings = to_dict(parser, config)
     directory = RunDirectory(config.out, config.name)
-    saved = earlier_state(directory, settings, resume=config.resume == "auto")
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # by torchrun, after a process died
+    resume = config.resume == "auto" or restarted
+    leads = getattr(rank_zero_only, "rank", 0) == 0  # known before the processes are connected
+    console = Console(quiet=not leads)
+    logging.getLogger("fedmtl").addHandler(RichHandler(console=console, show_time=False, show_path=False))
+    logging.getLogger("fedmtl").setLevel(logging.INFO)
+    saved = earlier_state(directory, settings, resume=resume) if leads else None
+    with plain_errors():
+        FabricConfig(**vars(config.fabric) if config.fabric else {}).launch()
+    ranks = Ranks()
+    round = ranks.share(saved["round"] if saved else None)
+    if round is not None and not leads:
+        saved = Checkpoints(directory.checkpoints).load(round)
     experiment = instantiate(parser, config, restored=saved is not None)
     fit(experiment, directory, settings, saved, console)
 
@@ -79,22 +90,27 @@ def fit(
         saved: state of the checkpoint to go on from.
         console: where to write.
     """
-    orchestrator = experiment.orchestrator
+    orchestrator, ranks = experiment.orchestrator, experiment.orchestrator.engine.ranks
 
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     rows = table(orchestrator.clients, experiment.local, experiment.sharing())
-    directory.create(yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+    if ranks.leads:
+        directory.create(yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+    ranks.wait()
+    if not directory.config.is_file():
+        raise UserError(f"out: process {ranks.rank} does not see {directory.path}; give a folder that all nodes share")
     finished = saved is not None and saved["round"] == orchestrator.rounds
-    tracker = None if finished else experiment.tracker
+    tracker = experiment.tracker if ranks.leads and not finished else None
     run = RunInfo(experiment.name, directory.path, settings, saved["tracker"] if saved else None)
     with tracked(tracker, run, directory, orchestrator):
         if saved is not None:
-            orchestrator.load_state_dict(saved)
+            orchestrator.load_state_dict(saved, Checkpoints(directory.checkpoints).states)
             say(f"going on with {directory.path} after round {orchestrator.round}")
-        directory.rewind(orchestrator.round)
-        directory.write_federation(rows, again=saved is not None)
+        if ranks.leads:
+            directory.rewind(orchestrator.round)
+            directory.write_federation(rows, again=saved is not None)
         if not finished:
             console.print(federation_table(rows))
             say(model_line(experiment))
@@ -104,9 +120,10 @@ def fit(
             ) as display:
                 orchestrator.run(directory, tracker, display, settings)
         results = orchestrator.results(experiment.name)
-        directory.write_results(results)
-        if orchestrator.unified:
-            orchestrator.export(directory)
+        if ranks.leads:
+            directory.write_results(results)
+            if orchestrator.unified:
+                orchestrator.export(directory)
     console.print(results_table(results))
     if orchestrator.baseline is None:
         say(
@@ -121,11 +138,12 @@ def tracked(
     tracker: Tracker | None, run: RunInfo, directory: RunDirectory, orchestrator: Orchestrator
 ) -> Iterator[None]:
     """Starts the tracker and closes it however the run ends; one that fails before its first checkpoint is removed."""
+    leads = orchestrator.engine.ranks.leads
     with ExitStack() as stack:
         failed = True
 
         def clean() -> None:
-            if failed and not Checkpoints(directory.checkpoints).all():
+            if failed and leads and not Checkpoints(directory.checkpoints).all():
                 directory.remove()
 
         stack.callback(clean)
@@ -138,10 +156,11 @@ def tracked(
 
 def model_line(experiment: Experiment) -> str:
     """How large the model is, and where it is trained."""
-    model = experiment.engine.resident.module.model
+    model = experiment.worker.resident.module.model
     millions = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in model.parts().items()}
     heads = sum(millions.values()) - millions["encoder"]
     return (
         f"{experiment.name}: {experiment.rounds} rounds, encoder {millions['encoder']:.2f} M parameters, "
-        f"{len(millions) - 1} heads {heads:.2f} M, on {experiment.engine.fabric.device}"
+        f"{len(millions) - 1} heads {heads:.2f} M, on {experiment.worker.fabric.device}"
+        + (f" and {world - 1} more" if (world := experiment.orchestrator.engine.ranks.world) > 1 else "")
     )

@@ -120,7 +120,7 @@ def _load(entry: Path, layout: Layout) -> Arrays | None:
     arrays: Arrays = {}
     for name, (shape, dtype) in layout.items():
         try:
-            array = np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            array = np.lib.format.open_memmap(entry / f"{name}.npy", mode="r")
         except (OSError, ValueError, EOFError):
             return None
         if array.shape != shape or array.dtype != np.dtype(dtype):

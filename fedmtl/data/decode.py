@@ -13,6 +13,7 @@ from fedmtl.tasks import Task
 from fedmtl.tasks.base import Label
 
 UNKNOWN = 255  # class value of a pixel without label
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # not PostScript, which Pillow has run by Ghostscript
 
 
 def open_with(decode: Callable[..., Label], task: Task | None, *paths: Path) -> Label:
@@ -34,7 +35,7 @@ def open_with(decode: Callable[..., Label], task: Task | None, *paths: Path) -> 
 
 def picture(path: Path, modes: Collection[str], convert: str | None = None) -> NDArray[Any]:
     """A picture file of one of Pillow's `modes`, as (H, W) or (H, W, C); of a palette picture, the indices."""
-    with Image.open(path) as opened:
+    with Image.open(path, formats=FORMATS) as opened:
         if opened.mode not in modes:
             raise UserError(f"{path}: found a picture of mode {opened.mode}, expected {' or '.join(modes)}")
         ImageOps.exif_transpose(opened, in_place=True)  # upright, as the tools show it that labels are drawn with
@@ -187,7 +188,7 @@ def numbers(path: Path, key: str = "", *, colours: bool = False, alpha: bool = F
 
 def _stored(path: Path, colours: bool, alpha: bool) -> NDArray[Any]:
     try:
-        opened = Image.open(path)
+        opened = Image.open(path, formats=FORMATS)
     except UnidentifiedImageError as error:
         raise UserError(
             f"{path}: cannot be read; if it is whole, it holds what Pillow does not know, such as a TIFF of many bands "

@@ -19,6 +19,7 @@ from torch import nn
 from fedmtl.data.label_files import READ_AS, ClassLabels, Images, Labels
 from fedmtl.errors import UserError
 from fedmtl.tasks import Depth, Edge, Normals, Parts, Saliency, SemSeg, Task
+from fedmtl.trust import of_others_files
 
 KINDS: dict[str, type[Task]] = {kind.name: kind for kind in (SemSeg, Depth, Normals, Edge, Saliency, Parts)}
 TAKEN = ("image", "window")  # what examples hold besides targets
@@ -136,6 +137,7 @@ def _class(where: str, name: str, given: Mapping[str, Any]) -> type[Task]:
     if "kind" in given:
         raise UserError(f"{where}: kind and class_path exclude each other; leave one of them out")
     path = str(given["class_path"])
+    of_others_files().check(path, f"{where}: class_path")
     module, _, attribute = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), attribute)

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from fedmtl.data.source import DataSource, Example, Split, View, example
 from fedmtl.seeding import derive_seed, numpy_stream
+from fedmtl.stopping import stand_by
 
 Key = tuple[int, int]  # position in a view, seed of its augmentation
 
@@ -83,6 +84,7 @@ class Loader:
                 num_workers=self.workers,
                 pin_memory=self.pin,
                 persistent_workers=self.workers > 0,
+                worker_init_fn=stand_by,
                 collate_fn=pieces,
                 generator=torch.Generator(),  # else its seed is drawn from the generator that dropout uses
             )

@@ -1,49 +1,88 @@
-"""What Lightning Fabric is told: device, precision, threads."""
+"""What Lightning Fabric is told: devices, precision, threads; and the start of a job's processes."""
 
 import os
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 import torch.utils.deterministic
 from lightning import Fabric
+from lightning.fabric.strategies.ddp import DDPStrategy
 
 from fedmtl.errors import UserError
 
 
 @dataclass
 class FabricConfig:
-    """Device and number format of the computation.
+    """Devices and number format of the computation.
 
     Args:
         accelerator: ``auto`` takes a GPU where there is one.
+        devices: GPUs of each machine, or processes where there is no GPU; clients are spread over them. Under
+            `torchrun` its number counts.
+        num_nodes: machines; `torchrun` or Slurm starts the processes on the others.
+        reduce: how the updates of several processes are summed. ``exact``: in the order of clients, so that
+            results do not depend on the number of processes; ``fast``: each process sums its own, then all at once.
         precision: ``bf16-mixed`` computes in bfloat16 where that is safe; weights and updates stay fp32.
-        threads: CPU threads, None for torch's choice; results repeat exactly only at a fixed number.
-        workers: processes that decode and augment images; 0 does it in the main process.
+        threads: CPU threads of a process, None for torch's choice; results repeat exactly only at a fixed number.
+        workers: processes that decode and augment images, for each training process; 0 does it in that itself.
+        channels_last: images lie in memory with their channels last, which GPUs convolve faster.
+        compile: the model goes through `torch.compile`, which takes a minute at first; results change in last digits.
     """
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    reduce: Literal["exact", "fast"] = "exact"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     threads: int | None = None
     workers: int = 0
+    channels_last: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"fabric.threads must be at least 1, not {self.threads}")
-        if self.workers < 0:
-            raise ValueError(f"fabric.workers must be at least 0, not {self.workers}")
+        for key, least in {"devices": 1, "num_nodes": 1, "workers": 0, "threads": 1}.items():
+            value = getattr(self, key)
+            if value is not None and value < least:
+                raise ValueError(f"fabric.{key} must be at least {least}, not {value}")
+
+    def launch(self) -> None:
+        """Starts the job's other processes, each of which runs the same command, and connects with them.
+
+        Does nothing where there is one process only, or where they are connected.
+
+        Raises:
+            UserError: devices are not there, or what started the processes does not fit the settings.
+        """
+        devices, nodes = self.devices, self.num_nodes
+        if dist.is_torchelastic_launched():
+            devices = int(os.environ["LOCAL_WORLD_SIZE"])
+            nodes = int(os.environ["WORLD_SIZE"]) // devices
+        if devices * nodes == 1 or dist.is_initialized():
+            return
+        try:
+            # vectors on GPUs go by NCCL; encoded updates, which are in main memory, by Gloo
+            backend = "cpu:gloo,cuda:nccl" if self.accelerator != "cpu" and torch.cuda.is_available() else "gloo"
+            strategy = DDPStrategy(process_group_backend=backend)
+            Fabric(accelerator=self.accelerator, devices=devices, num_nodes=nodes, strategy=strategy).launch()
+        except Exception as error:
+            raise UserError(f"fabric: {devices} devices on {nodes} nodes can't be used here: {error}") from error
 
     def build(self) -> Fabric:
-        """A single-device Fabric.
+        """The Fabric of this process's one device; other processes are launched first, if they are not yet.
 
         Raises:
             UserError: the accelerator is not there.
         """
+        self.launch()
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats only with this; read at its start
+        several = dist.is_initialized() and self.accelerator in ("auto", "cuda") and torch.cuda.is_available()
+        device = [int(os.environ.get("LOCAL_RANK", 0))] if several else 1
         try:
-            fabric = Fabric(accelerator=self.accelerator, devices=1, precision=self.precision)
+            fabric = Fabric(accelerator=self.accelerator, devices=device, strategy="auto", precision=self.precision)
         except Exception as error:
             raise UserError(f"fabric.accelerator: {self.accelerator} can't be used here: {error}") from error
         if fabric.device.type == "cuda":

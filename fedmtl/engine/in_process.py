@@ -1,28 +1,43 @@
 """Runs clients one after the other in this process, on one resident model an architecture."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from lightning import Fabric
 from torch import Tensor
 
 from fedmtl.aggregation import PartUpdate, Update, UploadTransform
-from fedmtl.aggregation.update import message_bytes
 from fedmtl.aggregation.upload import transform_upload
 from fedmtl.algorithms import LocalRound, Message
-from fedmtl.client import SERVERS, Client, ClientModule, ClientState, LocalTraining, Plan
+from fedmtl.client import SERVERS, Client, ClientModule, LocalTraining, Plan
+from fedmtl.client_state import ClientState
 from fedmtl.data import View
 from fedmtl.data.loader import Loader, StoredOrder
 from fedmtl.data.source import Example
 from fedmtl.data.transforms import own_size
+from fedmtl.engine.ranks import Ranks, Team
 from fedmtl.engine.resident import Resident
+from fedmtl.engine.tally import Tally
 from fedmtl.errors import UserError
+from fedmtl.payload import Schema, dense_size
 from fedmtl.seeding import derive_seed
 from fedmtl.tasks.base import Label
 from fedmtl.vector import Layout, PartState, State
+
+
+@dataclass(frozen=True)
+class Share:
+    """Every `step`-th image of a batch, from the one of number `first`."""
+
+    first: int = 0
+    step: int = 1
+
+
+WHOLE = Share()
 
 
 @dataclass
@@ -30,7 +45,7 @@ class TrainingResult:
     """What a client's local training gave.
 
     Attributes:
-        update: what it sends.
+        update: what it sends, in the coordinates of its own architecture.
         state: what it keeps, if the server accepts the update.
         losses: mean training losses, ``"loss"`` and each task's.
         raw: the encoder's update before the upload transforms, if it was asked for.
@@ -55,10 +70,13 @@ class InProcess:
         rounds: rounds of the whole run.
         workers: worker processes that decode images.
         eval_batch_size: images a batch in evaluation.
+        channels_last: whether images lie in memory with their channels last.
+        compile: whether models go through `torch.compile`.
 
     Attributes:
         resident: the model of the server's architecture.
         residents: the model of each architecture, by name.
+        on_batch: called after every batch, in training and in evaluation.
     """
 
     def __init__(
@@ -73,12 +91,17 @@ class InProcess:
         rounds: int,
         workers: int = 0,
         eval_batch_size: int = 16,
+        channels_last: bool = False,
+        compile: bool = False,
     ) -> None:
         self.fabric, self.local, self.upload, self.shared = fabric, local, list(upload), shared
         self.seed, self.rounds, self.eval_batch_size = seed, rounds, eval_batch_size
-        self.resident = Resident(fabric, module)
+        self.channels_last, self.compile = channels_last, compile
+        self.on_batch: Callable[[], None] = lambda: None
+        self.resident = self._settle(module)
         self.residents = {SERVERS: self.resident}
         self._loader = Loader(workers=workers, pin=fabric.device.type == "cuda")
+        self._share = WHOLE
         self._upcoming: list[tuple[str, int]] = []  # client and round of the batches that are being made
         self._batches: Iterator[list[Example]] = iter(())
 
@@ -86,8 +109,18 @@ class InProcess:
         self, name: str, module: ClientModule, *, match: Literal["shape", "leading"], private: Sequence[str]
     ) -> Resident:
         """Adds a model of another architecture that some clients have; arguments as in `ClientGroup`."""
-        resident = self.residents[name] = Resident(self.fabric, module)
+        resident = self.residents[name] = self._settle(module)
         resident.match(self.resident, by=match, private=private)
+        return resident
+
+    def _settle(self, module: ClientModule) -> Resident:
+        """Makes a model resident."""
+        if self.channels_last:
+            module.memory_format = torch.channels_last
+        resident = Resident(self.fabric, module)
+        if self.compile:  # each part on its own: clients have different heads
+            for part in module.model.parts().values():
+                part.compile()
         return resident
 
     def layouts(self) -> dict[str, Layout]:
@@ -104,29 +137,41 @@ class InProcess:
 
     def weights_of(self, client: Client, state: State) -> State:
         """The model that a client is measured by: its own where it has one, else what it would start a round from."""
-        return self._own(client) or self.start_of(client, state)
+        kept = client.state.to(self.fabric.device)
+        return kept.own or self._start(client, kept, state)
 
     def start_of(self, client: Client, state: State) -> State:
         """What a client starts a round from: the global parts that it shares, its own weights for the others."""
+        return self._start(client, client.state.to(self.fabric.device), state)
+
+    def _start(self, client: Client, kept: ClientState, state: State) -> State:
         resident = self.residents[client.architecture]
-        personal = {name: part.to(self.fabric.device) for name, part in client.state.personal.items()}
         return {
-            name: resident.start(name, state[name], personal.get(name), shared=self.shared(name))
+            name: resident.start(name, state[name], kept.personal.get(name), shared=self.shared(name))
             for name in client.parts
         }
 
     def download_bytes(self, client: Client, state: State, beside: Message) -> int:
-        """Size of what a client gets: the global parts that it shares, and what the algorithm sends beside them."""
+        """Encoded size of what a client gets: the global parts that it shares, and what the algorithm sends beside
+        them."""
         resident = self.residents[client.architecture]
         shared = [name for name in client.parts if self.shared(name)]
         own = {key: {name: v for name, v in vectors.items() if name in shared} for key, vectors in beside.items()}
-        return sum(resident.received_bytes(name, state[name]) for name in shared) + message_bytes(own)
+        received = {name: resident.received(name, state[name]) for name in shared}
+        return dense_size(received, {key: vectors for key, vectors in own.items() if vectors}) if shared else 0
 
-    def prepare(self, clients: Sequence[Client], round: int) -> None:
-        """Has the batches of these clients made in this order, so that none waits for its first."""
+    def prepare(self, clients: Sequence[Client], round: int, *, share: Share = WHOLE) -> None:
+        """Has the batches of these clients made in this order, so that none waits for its first.
+
+        Args:
+            clients: who trains next.
+            round: number of the round, from 1.
+            share: which images of each batch are wanted.
+        """
+        self._share = share
         self._upcoming = [(client.name, round) for client in clients]
         self._batches = self._loader(
-            (client.images, keys)
+            (client.images, keys[share.first :: share.step])
             for client in clients
             for epoch in self.local.order(client, seed=self.seed, round=round)
             for keys in epoch
@@ -141,6 +186,7 @@ class InProcess:
         *,
         beside: Message | None = None,
         keep_raw: bool = False,
+        team: Team | None = None,
     ) -> TrainingResult:
         """Trains a client on its images, from the global state (and its own parts).
 
@@ -151,12 +197,12 @@ class InProcess:
             on_step: called after every step.
             beside: what the server sends beside the model.
             keep_raw: whether to give the encoder's update as it was before the upload transforms, too.
+            team: the ranks that have the rest of each batch; of these, too, `prepare` must have been told.
         """
         resident = self.residents[client.architecture]
         resident.module.active = client.tasks
-        torch.manual_seed(derive_seed(self.seed, "train", client.name, round))  # dropout and drop path
-        start = self.start_of(client, state)
         before = client.state.to(self.fabric.device)
+        start = self._start(client, before, state)
         run = LocalRound(
             parts={name: resident.parts[name] for name in client.parts},
             start={name: part.vector for name, part in start.items()},
@@ -164,13 +210,35 @@ class InProcess:
             received=beside or {},
             kept=dict(before.algorithm),
         )
+
+        def step() -> None:
+            on_step()
+            self.on_batch()
+
         plan = self._plan(client, round)
+        part = (self._share.first,) if self._share.first else ()
+        torch.manual_seed(derive_seed(self.seed, "train", client.name, round, *part))  # dropout and drop path
+        fit = partial(
+            self.local.fit,
+            self.fabric,
+            resident.wrapped,
+            run,
+            round=round,
+            rounds=self.rounds,
+            optimizer_states=before.optimizer,
+            on_step=step,
+            combine=team.combine if team else None,
+        )
         resident.load(start)
-        losses, optimizers = self._fit(client, run, [(p, e) for p, e in plan if not p.personal], round, on_step)
+        losses, optimizers = fit([(phase, epochs) for phase, epochs in plan if not phase.personal])
+        if team:
+            team.mean(buffer for name in client.parts for buffer in run.parts[name].buffers.values())
         end = {name: run.parts[name].read() for name in client.parts}
         deltas = {n: resident.update(n, end[n], start[n]) for n in client.parts if n in run.shared}
         raw = deltas["encoder"].clone() if keep_raw and deltas else None
         message = self.local.algorithm.finish(run, deltas)
+        if raw is not None and not self.upload and torch.equal(raw, deltas["encoder"]):
+            raw = deltas["encoder"]  # nothing changes it
         kept = ClientState(
             optimizers,
             personal={n: part for n, part in end.items() if n not in deltas or n in resident.matches},
@@ -179,15 +247,18 @@ class InProcess:
         )
         if any(phase.personal for phase, _ in plan):
             resident.load(before.own or start)
-            found, more = self._fit(client, run, [(p, e) for p, e in plan if p.personal], round, on_step)
+            found, more = fit([(phase, epochs) for phase, epochs in plan if phase.personal])
             losses |= {f"personal_{name}": value for name, value in found.items()}
             optimizers |= more
             kept.own = {name: run.parts[name].read() for name in client.parts}
-        sent = {name: PartUpdate(delta, end[name].buffers) for name, delta in deltas.items()}
+        sent = {
+            name: PartUpdate(delta, {key: end[name].buffers[key] for key in resident.sent_buffers(name)})
+            for name, delta in deltas.items()
+        }
         update = Update(client.name, len(client.images), sent, message, kept.is_finite())
         if sent and update.is_finite():  # the server refuses it otherwise
             layouts = {name: resident.layout(name) for name in sent}
-            sent, kept.upload = transform_upload(
+            update.parts, kept.upload = transform_upload(
                 self.upload,
                 sent,
                 layouts,
@@ -197,27 +268,25 @@ class InProcess:
                 rounds=self.rounds,
                 seed=self.seed,
             )
-            update.parts = {name: resident.place(name, part, state[name]) for name, part in sent.items()}
-            if raw is not None and not self.upload and torch.equal(raw, deltas["encoder"]):
-                raw = update.parts["encoder"].delta  # nothing changed it
-            elif raw is not None:
-                raw = resident.place("encoder", PartUpdate(raw), state["encoder"]).delta
         host = torch.device("cpu")  # where what a client keeps waits for its next turn
         return TrainingResult(update, kept.to(host), losses, raw)
 
-    def _fit(
-        self, client: Client, run: LocalRound, plan: Plan, round: int, on_step: Callable[[], None]
-    ) -> tuple[dict[str, float], dict[str, dict[str, Any]]]:
-        return self.local.fit(
-            self.fabric,
-            self.residents[client.architecture].wrapped,
-            run,
-            plan,
-            round=round,
-            rounds=self.rounds,
-            optimizer_states=client.state.optimizer,
-            on_step=on_step,
-        )
+    def sent_layouts(self, client: Client) -> dict[str, Layout]:
+        """Where each tensor lies in the updates that a client sends, by part."""
+        resident = self.residents[client.architecture]
+        return {name: resident.layout(name) for name in client.parts if self.shared(name)}
+
+    def schema(self, client: Client) -> Schema:
+        """What a client's encoded updates must hold."""
+        resident = self.residents[client.architecture]
+        layouts = self.sent_layouts(client)
+        return Schema({name: (layout, resident.sent_buffers(name)) for name, layout in layouts.items()})
+
+    def place(self, client: Client, update: Update) -> Update:
+        """A client's update in the coordinates of the server's state."""
+        resident = self.residents[client.architecture]
+        parts = {name: resident.place(name, part) for name, part in update.parts.items()}
+        return replace(update, parts=parts)
 
     def _plan(self, client: Client, round: int) -> Plan:
         """The phases with their batches; made for this client alone if it is not the next of those prepared."""
@@ -229,12 +298,15 @@ class InProcess:
         epochs = iter([islice(batches, len(epoch)) for epoch in order])
         return [(phase, list(islice(epochs, phase.epochs))) for phase in self.local.phases(client)]
 
-    def _own(self, client: Client) -> State:
-        return {name: part.to(self.fabric.device) for name, part in client.state.own.items()}
-
     @torch.inference_mode()
     def evaluate(
-        self, weights: Mapping[str, PartState], view: View, *, exact: bool = True, architecture: str = SERVERS
+        self,
+        weights: Mapping[str, PartState],
+        view: View,
+        *,
+        exact: bool = True,
+        architecture: str = SERVERS,
+        ranks: Ranks | None = None,
     ) -> dict[str, dict[str, float]]:
         """Every metric of the view's tasks, by task, of the model with these weights, at the images' own sizes.
 
@@ -243,15 +315,24 @@ class InProcess:
             view: the images.
             exact: whether tasks whose metric has a faster setting are to measure exactly.
             architecture: which model the weights are of.
+            ranks: who shares in the work, each taking some batches; all get the numbers. None does it alone.
         """
         resident = self._ready(weights, view, architecture)
         device = self.fabric.device if self.fabric.device.type != "mps" else torch.device("cpu")  # MPS lacks float64
         metrics = {name: task.metric(exact=exact).to(device) for name, task in view.tasks.items()}
-        for batch in self._loader((view, keys) for keys in StoredOrder(len(view), self.eval_batch_size)):
+        for metric in metrics.values():
+            metric.sync_on_compute = False  # torchmetrics would sum in the order of ranks
+        tally = Tally(metrics, ranks)
+        batches = list(StoredOrder(len(view), self.eval_batch_size))
+        for batch in self._loader((view, keys) for keys in tally.share(batches)):
+            tally.start_batch()
             for piece in batch:
                 outputs = self._outputs(resident, piece)
                 for name, metric in metrics.items():
                     metric.update(outputs[name].to(device), piece[name].to(device))
+                tally.end_piece()
+            self.on_batch()
+        tally.join()
         return {name: {k: float(v) for k, v in metric.compute().items()} for name, metric in metrics.items()}
 
     @torch.inference_mode()

@@ -37,7 +37,7 @@ class Resident:
         Raises:
             ValueError: a pattern of `private` fits no tensor of the encoder.
         """
-        self._first = self.state()
+        self._first, self._servers = self.state(), server
         self._private = tuple(private)
         for name, part in self.parts.items():
             hidden = private if name == "encoder" else ()
@@ -68,7 +68,7 @@ class Resident:
             return own
         if name not in self.matches:
             return server
-        buffers = {key: server.buffers[key] for key in self._common(own, server)}
+        buffers = {key: server.buffers[key] for key in self.sent_buffers(name)}
         return PartState(self.matches[name].fill(own.vector, server.vector), own.buffers | buffers)
 
     def layout(self, name: str) -> Layout:
@@ -80,14 +80,14 @@ class Resident:
         delta = end.vector - start.vector
         return self.matches[name].select(delta) if name in self.matches else delta
 
-    def place(self, name: str, update: PartUpdate, server: PartState) -> PartUpdate:
+    def place(self, name: str, update: PartUpdate) -> PartUpdate:
         """A part's update in the server's coordinates."""
         if name not in self.matches:
             return update
         match = self.matches[name]
         return PartUpdate(
             match.place(update.delta),
-            {key: update.buffers[key] for key in self._common(update, server)},
+            update.buffers,
             None if update.mask is None else match.place(update.mask),
             update.overlap,
             match.held.to(update.delta.device),
@@ -102,12 +102,17 @@ class Resident:
             server += match.server_entries if match else whole
         return shared, server
 
-    def received_bytes(self, name: str, server: PartState) -> int:
-        """Size on the wire of what it takes of a part of the server's model."""
+    def received(self, name: str, server: PartState) -> PartState:
+        """What it takes of a part of the server's model; of as many entries, if not in their order."""
         if name not in self.matches:
-            return server.num_bytes()
-        common = self._common(self._first[name], server)
-        return 4 * self.matches[name].shared_entries + sum(server.buffers[key].nbytes for key in common)
+            return server
+        common = {key: server.buffers[key] for key in self.sent_buffers(name)}
+        return PartState(server.vector[: self.matches[name].shared_entries], common)
 
-    def _common(self, own: PartState | PartUpdate, server: PartState) -> list[str]:
-        return shared_buffers(own.buffers, server.buffers, private=self._private)
+    def sent_buffers(self, name: str) -> dict[str, Tensor]:
+        """The buffers of a part that it shares with the server's, by name."""
+        own = self.parts[name].buffers
+        if name not in self.matches:
+            return own
+        servers = self._servers.parts[name].buffers
+        return {key: own[key] for key in shared_buffers(own, servers, private=self._private)}

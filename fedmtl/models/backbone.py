@@ -18,6 +18,9 @@ from torch.nn import functional as F
 
 from fedmtl.errors import UserError
 
+# arguments of timm by which it would load files and, from a URL, write them into any folder
+SOURCES = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
+
 
 class FeaturePyramid(nn.Module):
     """The encoder: any timm backbone that offers `features_only`.
@@ -68,6 +71,10 @@ def _create(name: str, *, pretrained: bool, weights: str | Path | None, options:
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), n=3) or ["convnext_atto"]
         raise UserError(f"model.backbone: timm has no model {name!r}; it has e.g. {', '.join(near)}")
+    if taken := SOURCES & options.keys():
+        raise UserError(
+            f"model.options: {min(taken)} can't be given there; model.pretrained and model.weights tell the weights"
+        )
     if name.startswith("swin"):  # window attention must be told that images differ from its training size
         options = {"strict_img_size": False, "always_partition": True, **options}
     create = partial(timm.create_model, name, features_only=True)

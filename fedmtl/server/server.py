@@ -38,9 +38,13 @@ class Server:
         personal: whether each client has a model of its own here, so that there is no global one.
         rule: the server's end of the local algorithm.
         given: which of aggregator and optimizer are not the default.
+        received: clients whose updates this round has.
+        refused: clients whose updates were not finite.
     """
 
     personal = False
+    received: list[str]
+    refused: list[str]
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class Server:
         self.weighting = weighting
         self.min_clients = min_clients
         self.make_optimizer = optimizer or (lambda parameters: torch.optim.SGD(parameters, lr=1.0))
+        self._partial = False  # whether some updates may count at some coordinates only
         self._begin_round()
 
     def check(
@@ -73,6 +78,7 @@ class Server:
             ValueError: a combination that makes no sense, with the reason.
         """
         name = type(self.aggregator).__name__
+        self._partial = several_architectures or any(transform.overlap for transform in upload)
         overlap = any(transform.overlap for transform in upload)
         if not algorithm.server().partial and (overlap or several_architectures):
             raise ValueError(
@@ -158,6 +164,48 @@ class Server:
             self._buffers.setdefault(name, BufferMean()).add(part.buffers, weight)
         self.rule.receive({name: part.delta for name, part in update.parts.items()}, update.message, weight)
 
+    @property
+    def fewest(self) -> int:
+        """Clients that a round needs."""
+        return max(self.min_clients, self.aggregator.fewest)
+
+    def check_sums(self, algorithm: LocalAlgorithm) -> None:
+        """Refuses what needs each client's update by itself, and so can't be summed rank by rank.
+
+        Raises:
+            ValueError: with what to change.
+        """
+        needs = {
+            "server": self if self.personal else None,
+            "server.aggregator": None if type(self.aggregator) is WeightedMean else self.aggregator,
+            "local.algorithm": None if type(algorithm.server()) is ServerRule else algorithm,
+        }
+        for key, value in needs.items():
+            if value is not None:
+                raise ValueError(
+                    f"fabric.reduce: fast adds up sums of updates, but {key} {type(value).__name__} needs each "
+                    "client's; take reduce: exact"
+                )
+
+    def add_up(self, add: Callable[[Tensor], Tensor], accepted: Mapping[str, bool]) -> None:
+        """Makes this rank's running sums those of all ranks.
+
+        Args:
+            add: sums a vector over all ranks, in place.
+            accepted: of every client of the round, by name, whether its rank's server took its update.
+        """
+        self.received = [client for client, taken in accepted.items() if taken]
+        self.refused = [client for client, taken in accepted.items() if not taken]
+        pieces: list[Tensor] = []
+        for name, part in self.state.items():
+            mean = self.aggregator if name == "encoder" else self._heads.setdefault(name, WeightedMean())
+            assert isinstance(mean, WeightedMean)
+            pieces += mean.sums(part.vector, partial=self._partial)
+            pieces += self._buffers.setdefault(name, BufferMean()).sums(part.buffers)
+        flat = add(torch.cat([piece.reshape(-1) for piece in pieces]))
+        for piece, total in zip(pieces, torch.split(flat, [piece.numel() for piece in pieces]), strict=True):
+            piece.copy_(total.view_as(piece))
+
     @torch.no_grad()
     def step(self) -> None:
         """Ends the round: merges what was received and moves the global state.
@@ -194,8 +242,8 @@ class Server:
             buffers.write(self.state[name].buffers)
 
     def _begin_round(self) -> None:
-        self.received: list[str] = []
-        self.refused: list[str] = []
+        self.received = []
+        self.refused = []
         self._heads: dict[str, WeightedMean] = {}
         self._buffers: dict[str, BufferMean] = {}
 
@@ -218,17 +266,27 @@ class BufferMean:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._weights: dict[str, float] = {}  # by name: smaller models may lack some
+        self._weights: dict[str, Tensor] = {}  # () by name: smaller models may lack some
 
     def add(self, buffers: Mapping[str, Tensor], weight: float) -> None:
         """Takes one client's buffers."""
+        self.sums(buffers)
         for name, buffer in buffers.items():
             if buffer.is_floating_point():
-                total = self._sums.setdefault(name, torch.zeros_like(buffer, dtype=torch.float32))
-                total.add_(buffer, alpha=weight)
-                self._weights[name] = self._weights.get(name, 0.0) + weight
+                self._sums[name].add_(buffer, alpha=weight)
+                self._weights[name].add_(weight)
+
+    def sums(self, like: Mapping[str, Tensor]) -> list[Tensor]:
+        """The running sums and weights for buffers of these names and shapes; to be changed in place."""
+        for name, buffer in like.items():
+            if buffer.is_floating_point() and name not in self._sums:
+                self._sums[name] = torch.zeros_like(buffer, dtype=torch.float32)
+                self._weights[name] = torch.zeros((), device=buffer.device)
+        names = [name for name, buffer in like.items() if buffer.is_floating_point()]
+        return [*(self._sums[name] for name in names), *(self._weights[name] for name in names)]
 
     def write(self, buffers: Mapping[str, Tensor]) -> None:
-        """Copies the means into the server's buffers."""
+        """Copies the means into the server's buffers; what no client sent stays as it is."""
         for name, total in self._sums.items():
-            buffers[name].copy_(total / self._weights[name])
+            weight = self._weights[name]
+            buffers[name].copy_(torch.where(weight > 0, total / weight, buffers[name]))

@@ -1,15 +1,19 @@
 """A run's own folder: configuration, metrics a line a round, results, checkpoints, figures, the unified model."""
 
 import json
+import logging
 import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from fedmtl.errors import UserError
 from fedmtl.tracking.base import Metrics
+
+log = logging.getLogger(__name__)
 
 
 class RunDirectory:
@@ -35,6 +39,7 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"
         self.unified = self.path / "unified"
+        self._unwritten: dict[Path, str] = {}  # lines that the disk had no room for
 
     def create(self, config: str) -> None:
         """Makes the folder with its resolved configuration."""
@@ -52,13 +57,33 @@ class RunDirectory:
 
     def append(self, metrics: Metrics) -> None:
         """Adds one round to metrics.jsonl."""
-        with open(self.metrics, "a") as file:
-            file.write(json.dumps(_finite(metrics)) + "\n")
+        self._append(self.metrics, metrics)
 
     def append_details(self, details: Mapping[str, Any]) -> None:
         """Adds a round's diagnostics to diagnostics.jsonl."""
-        with open(self.diagnostics, "a") as file:
-            file.write(json.dumps(_finite(details)) + "\n")
+        self._append(self.diagnostics, details)
+
+    def draw(self, name: str, write: Callable[[Path], None]) -> None:
+        """Has a picture written to figures; one that the disk has no room for is left out, with a warning."""
+        path = self.figures / name
+        try:
+            write(path)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            log.warning("%s can't be written (%s); training goes on without it", path, error.strerror or error)
+
+    def _append(self, path: Path, row: Mapping[str, Any]) -> None:
+        """Adds a line; one that the disk has no room for is added with the next."""
+        text = self._unwritten.pop(path, "") + json.dumps(_finite(row)) + "\n"
+        size = path.stat().st_size if path.exists() else 0
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            with suppress(OSError):
+                os.truncate(path, size)
+            self._unwritten[path] = text
+            log.warning("%s can't be written (%s); its lines wait for the next round", path, error.strerror or error)
 
     def rewind(self, round: int) -> None:
         """Drops the lines of rounds after `round`, which a resumed run does again."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from torch import Tensor
 
-from fedmtl.aggregation import DEA, Aggregator, PartUpdate, Sending, Update, WeightedMean
+from fedmtl.aggregation import DEA, Aggregator, PartUpdate, Sending, WeightedMean
 from fedmtl.aggregation.dea import segments
 from fedmtl.aggregation.rho import EnergyRho, LayerRho, Rho, ScheduledRho
 from fedmtl.models import FeaturePyramid
@@ -213,16 +213,6 @@ def test_half_precision_updates_are_summed_in_fp32() -> None:
     merged = merge(updates, [1, 1, 1])
     assert merged.dtype == torch.float32
     assert merged.tolist() == pytest.approx([120001 / 3] * 2)
-
-
-def test_bytes_count_kept_entries_a_bit_mask_and_buffers() -> None:
-    buffers = {"running_mean": torch.zeros(5), "num_batches_tracked": torch.tensor(0)}
-    whole = PartUpdate(normal(0), buffers)
-    assert whole.num_bytes() == 4 * 40 + 4 * 5 + 8
-    sparse = send(DEA(rho=0.2), normal(0), buffers)
-    assert sparse.num_bytes() == 4 * 8 + 5 + 4 * 5 + 8
-    assert masked([1, 2, 3], [1, 0, 0]).num_bytes() == 4 + 1
-    assert Update("c", 1, {"encoder": sparse, "heads.a": whole}).num_bytes() == 65 + 188
 
 
 NET = Layout(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fedmtl.algorithms import FedAvg, LocalAlgorithm
 from fedmtl.client import Client, LocalTraining
+from fedmtl.client_state import ClientState, Kept
 from fedmtl.engine import FabricConfig, InProcess
 from fedmtl.server import Server
 
@@ -98,7 +99,7 @@ class Quadratic(LightningModule):
 class Engine(InProcess):
     """Its clients' batches come as they are, in every epoch."""
 
-    def prepare(self, clients: Sequence[Client], round: int) -> None:
+    def prepare(self, clients: Sequence[Client], round: int, **options: Any) -> None:
         pass
 
     def _plan(self, client: Client, round: int) -> Any:
@@ -158,7 +159,7 @@ class Federation:
             state = self.server.model_for(client.name)
             result = self.engine.train(client, state, self.rounds, lambda: None, beside=beside)
             if self.server.receive(result.update):
-                client.state = result.state
+                client.kept = Kept(self.rounds, result.state)
             results.append(result)
         self.server.step()
         return results
@@ -193,7 +194,7 @@ class Federation:
     def load(self, saved: Any) -> None:
         self.server.load_state_dict(saved["server"])
         for client in self.clients:
-            client.state = type(client.state).from_state_dict(saved["clients"][client.name])
+            client.kept = Kept(saved["rounds"], ClientState.from_state_dict(saved["clients"][client.name]))
         self.rounds = saved["rounds"]
 
 

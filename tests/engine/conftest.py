@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from fedmtl.checkpoint import Checkpoints
 from fedmtl.client import Client, LocalTraining
-from fedmtl.engine import FabricConfig, InProcess
+from fedmtl.engine import Distributed, FabricConfig, InProcess
 from fedmtl.orchestrator import Orchestrator
 from fedmtl.server import Server
 
@@ -34,7 +36,20 @@ class Federation:
         options = {"unified": True, "rounds": 3, "seed": 0, "pictures": 0, **options}
         if "validation" not in options:
             options["validation"] = {"tiny": self.source.view("val", list(self.source.tasks))}
-        return Orchestrator(engine=self.engine, server=server, clients=self.clients, **options)
+        return Orchestrator(engine=Distributed(self.engine, self.clients), server=server, **options)
+
+
+def carry_over(run: Orchestrator, other: Orchestrator, directory: Path) -> None:
+    """Has another run go on where one is, from a checkpoint."""
+    checkpoints = Checkpoints(directory)
+    run.save(checkpoints)
+    checkpoints.wait()
+    other.load_state_dict(checkpoints.load(), checkpoints.states)
+
+
+def everything(run: Orchestrator) -> list[Any]:
+    """All that a run carries from round to round."""
+    return [run.state_dict(), [client.state for client in run.clients]]
 
 
 @pytest.fixture

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from fedmtl.aggregation import DEA, PartUpdate, Sending, UploadTransform
 from fedmtl.client import ClientGroup
+from fedmtl.client_state import Kept
 from fedmtl.data import ValTransform
 from fedmtl.federation import make_clients, validation_views
+from fedmtl.payload import encode
 from fedmtl.tracking.display import Display
 
 DEPTH, SEMSEG, BOTH = ["depth"], ["semseg"], ["depth", "semseg"]
@@ -85,7 +87,7 @@ def test_training_repeats_whoever_trained_before(options: Any, federate: Any) ->
 def test_a_round_repeats_from_a_kept_optimizer_state(federate: Any) -> None:
     federation = federate(DEPTH)
     state, client = federation.engine.state(), federation.clients[0]
-    client.state = train(federation, 0, state).state
+    client.kept = Kept(1, train(federation, 0, state).state)
     kept = deepcopy(client.state)
     first = train(federation, 0, state, round=2)
     assert same(client.state, kept)
@@ -133,7 +135,7 @@ def test_parts_that_are_not_shared_stay_with_their_client(share: str, federate: 
     assert own == set(client.parts) - sent
     local = engine.state()
     assert all(same(result.state.personal[part], local[part]) for part in own)
-    client.state = result.state
+    client.kept = Kept(1, result.state)
     weights = engine.weights_of(client, state)
     assert list(weights) == client.parts
     assert all(same(weights[part], local[part] if part in own else state[part]) for part in weights)
@@ -302,7 +304,11 @@ def test_dea_keeps_batchnorm_usable_over_rounds(federate: Any) -> None:
 def test_a_round_counts_its_bytes(federate: Any) -> None:
     federation = federate(DEPTH, SEMSEG, BOTH, shared=SHARED["encoder"], upload=[DEA(rho=0.1)])
     d, row = federation.engine.resident.parts["encoder"].vector.numel(), federation.orchestrator().train(1, DISPLAY)
-    assert (row["bytes/down"], row["bytes/up"]) == (3 * 4 * d, 3 * (4 * -(-d // 10) + -(-d // 8)))
+    engine, state = federation.engine, federation.engine.state()
+    clients = [(client, train(federation, i, state).update) for i, client in enumerate(federation.clients)]
+    assert row["bytes/up"] == sum(encode(update, engine.sent_layouts(client)).nbytes for client, update in clients)
+    assert 0 <= row["bytes/up"] - 3 * (4 * -(-d // 10) + -(-d // 8)) < 3 * 200  # the rest is headers
+    assert 0 <= row["bytes/down"] - 3 * 4 * d < 3 * 200
 
 
 @pytest.mark.parametrize(

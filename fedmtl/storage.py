@@ -1,0 +1,140 @@
+"""Nested containers with tensors as a safetensors file or a block of bytes: atomic, checked, read without running code."""
+
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+# nodes of the tree's outline that are no plain values: {tag: content}
+_DICT, _LIST, _TUPLE, _TENSOR = "dict", "list", "tuple", "tensor"
+
+
+class StorageError(ValueError):
+    """A file or block of bytes is damaged, or holds something else."""
+
+
+def pack(tree: Any) -> bytes:
+    """A tree of dictionaries, lists, tuples, tensors and plain values as one block of bytes.
+
+    Raises:
+        TypeError: it holds something else.
+    """
+    tensors, outline = _take_apart(tree)
+    return safetensors.torch.save(tensors, {"tree": json.dumps(outline)})
+
+
+def unpack(data: bytes) -> Any:
+    """The way back.
+
+    Raises:
+        StorageError: the bytes are damaged, or something else.
+    """
+    with _reading("these bytes"):
+        length = int.from_bytes(data[:8], "little")
+        outline = json.loads(data[8 : 8 + length])["__metadata__"]["tree"]
+        return _put_together(json.loads(outline), safetensors.torch.load(data))
+
+
+def write(path: Path, tree: Any) -> None:
+    """Writes a tree whole or not at all.
+
+    Raises:
+        OSError: it can't be written; nothing is left behind.
+    """
+    data = pack(tree)
+    replace(path, lambda file: file.write(data))
+
+
+def read(path: Path) -> Any:
+    """The tree in a file; its tensors are mapped, so that they take memory only where they are changed.
+
+    Raises:
+        StorageError: the file is not there, damaged, or something else.
+    """
+    with _reading(str(path)), safetensors.safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+        return _put_together(json.loads(file.metadata()["tree"]), tensors)
+
+
+def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Has a file written beside `path`, on disk for good, and only then puts it in its place.
+
+    Raises:
+        OSError: it can't be written; nothing is left behind.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # the new name outlives a power cut, too
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _take_apart(tree: Any) -> tuple[dict[str, Tensor], Any]:
+    """All tensors by number, and the rest with their numbers and checksums in their places."""
+    tensors: dict[str, Tensor] = {}
+    memory: set[int] = set()  # safetensors takes no two tensors that share it
+
+    def outline(node: Any) -> Any:
+        if isinstance(node, Tensor):
+            value = node.detach().cpu().contiguous()
+            if value.untyped_storage().data_ptr() in memory:
+                value = value.clone()
+            memory.add(value.untyped_storage().data_ptr())
+            name = str(len(tensors))
+            tensors[name] = value
+            return {_TENSOR: [name, _checksum(value)]}
+        if isinstance(node, Mapping):
+            return {_DICT: [[outline(key), outline(value)] for key, value in node.items()]}
+        if isinstance(node, list | tuple):
+            return {_LIST if isinstance(node, list) else _TUPLE: [outline(value) for value in node]}
+        if node is None or isinstance(node, bool | int | float | str):
+            return node
+        raise TypeError(f"a {type(node).__name__} can't be stored; take tensors and plain values")
+
+    found = outline(tree)
+    return tensors, found
+
+
+def _put_together(outline: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if not isinstance(outline, dict):
+        return outline
+    ((tag, content),) = outline.items()
+    if tag == _TENSOR:
+        name, checksum = content
+        if _checksum(tensors[name]) != checksum:
+            raise StorageError("a wrong checksum")
+        return tensors[name]
+    if tag == _DICT:
+        return {_put_together(key, tensors): _put_together(value, tensors) for key, value in content}
+    values = [_put_together(value, tensors) for value in content]
+    return {_LIST: values, _TUPLE: tuple(values)}[tag]
+
+
+def _checksum(tensor: Tensor) -> int:
+    return zlib.crc32(memoryview(tensor.reshape(-1).view(torch.uint8).numpy())) if tensor.numel() else 0
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise StorageError(f"{what}: damaged, or no state ({str(error) or type(error).__name__})") from error
