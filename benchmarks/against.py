@@ -28,26 +28,14 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
-from comparison import (
-    ADAMW,
-    Setting,
-    Stopwatch,
-    build,
-    clock,
-    markdown,
-    new_model,
-    run,
-    surroundings,
-    tasks_of,
-    train,
-)
+from comparison import ADAMW, Setting, Stopwatch, build, clock, markdown, new_model, run, surroundings, train
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -83,7 +71,7 @@ def train_client(setting: Setting, client: Client, model: nn.Module, round: int)
 def plain(setting: Setting, turn: Turn, folder: Path, *, copy_again: bool = True) -> Weights:
     """The loop of most research codes."""
     experiment, _ = build(setting)
-    model = new_model(setting, tasks_of(experiment))
+    model = new_model(setting, experiment)
     for round in range(1, setting.rounds + 1):
         turn(round)
         found = []
@@ -100,11 +88,6 @@ def plain(setting: Setting, turn: Turn, folder: Path, *, copy_again: bool = True
     return model.state_dict()
 
 
-def plain_lean(setting: Setting, turn: Turn, folder: Path) -> Weights:
-    """The same without the second copy."""
-    return plain(setting, turn, folder, copy_again=False)
-
-
 @cache
 def flower_client(text: str) -> tuple[Setting, list[Client], nn.Module, Stopwatch]:
     """What an actor keeps: the setting, all clients' data, one model, its clock."""
@@ -113,7 +96,7 @@ def flower_client(text: str) -> tuple[Setting, list[Client], nn.Module, Stopwatc
     stopwatch = Stopwatch()
     stopwatch.install()
     experiment, _ = build(setting)
-    return setting, experiment.orchestrator.clients, new_model(setting, tasks_of(experiment)), stopwatch
+    return setting, experiment.orchestrator.clients, new_model(setting, experiment), stopwatch
 
 
 def flower_train(message: Any, context: Any) -> Any:
@@ -164,7 +147,7 @@ def flower(setting: Setting, turn: Turn, folder: Path) -> Weights:
     @server.main()
     def main(grid: Any, context: Any) -> None:
         experiment, _ = build(setting)
-        start = ArrayRecord(new_model(setting, tasks_of(experiment)).state_dict())
+        start = ArrayRecord(new_model(setting, experiment).state_dict())
         config = ConfigRecord({"setting": json.dumps(asdict(setting))})
         number = len(setting.tasks)
         nodes = {"min_train_nodes": number, "min_available_nodes": number, "fraction_evaluate": 0.0}
@@ -183,7 +166,7 @@ WAYS: dict[str, Callable[..., Weights]] = {
     OURS: ours,
     f"{OURS}, saving every round": ours,
     "plain loop": plain,
-    "plain loop, one copy a client": plain_lean,
+    "plain loop, one copy a client": partial(plain, copy_again=False),
     "Flower": flower,
 }
 
@@ -214,7 +197,7 @@ def measure(settings: Mapping[str, Setting], warm_up: int, folder: Path) -> dict
     for i, (way, setting) in enumerate(settings.items()):
         pipes[way], theirs = context.Pipe()
         begin = time.perf_counter()
-        processes[way] = context.Process(target=work, args=(way, setting, folder / str(i), theirs))
+        processes[way] = context.Process(target=work, args=(way, setting, folder / str(i), theirs), daemon=True)
         processes[way].start()
         theirs.close()
         received(pipes[way], way, folder / str(i))
@@ -290,7 +273,7 @@ def main() -> None:
         found = measure({way: saving if "saving" in way else setting for way in ways}, options.warm_up, Path(folder))
 
     experiment, _ = build(setting)
-    start = new_model(setting, tasks_of(experiment)).state_dict()
+    start = new_model(setting, experiment).state_dict()
     ends = {way: one.pop("weights") for way, one in found.items()}
     for way, one in found.items():
         one["apart"] = apart(ends[ways[0]], ends[way], start)

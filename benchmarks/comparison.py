@@ -119,10 +119,10 @@ def tasks_of(experiment: Experiment) -> dict[str, Task]:
     return {head: task for view in experiment.orchestrator.validation.values() for head, task in view.tasks.items()}
 
 
-def new_model(setting: Setting, tasks: Mapping[str, Task]) -> UnifiedModel:
+def new_model(setting: Setting, experiment: Experiment) -> UnifiedModel:
     """The model that the experiment starts from, in plain tensors of its own."""
     torch.manual_seed(derive_seed(setting.seed, "weights"))
-    heads = {name: task.channels for name, task in tasks.items()}
+    heads = {name: task.channels for name, task in tasks_of(experiment).items()}
     return UnifiedModel(heads, backbone=setting.backbone, channels=32, norm="group").to(setting.device)
 
 

@@ -41,7 +41,7 @@ class Bare:
 
     def __init__(self, experiment: Experiment, setting: Setting) -> None:
         self.setting, self.clients, self.tasks = setting, experiment.orchestrator.clients, tasks_of(experiment)
-        self.model = new_model(setting, self.tasks)
+        self.model = new_model(setting, experiment)
         parts = self.model.parts()
         self.optimizers = [
             torch.optim.AdamW([p for name in client.parts for p in parts[name].parameters()], **ADAMW)

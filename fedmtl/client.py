@@ -202,7 +202,8 @@ class LocalTraining:
         Returns:
             Mean losses over the steps (``"loss"`` and each task's), and the optimizer states to keep.
         """
-        module.train()
+        if not module.module.training:  # it walks through every submodule
+            module.train()
         totals: dict[str, Tensor] = {}
         steps = 0
         states: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""Nested containers with tensors as a safetensors file or a block of bytes: atomic, checked, read without running code."""
+"""Nested containers with tensors as a safetensors file or a block of bytes: atomic, checked, no code on reading."""
 
 import json
 import os
@@ -76,8 +76,10 @@ def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+            raise error.__context__ from None  # torch.save makes another of it
         raise
     if os.name == "posix":  # the new name outlives a power cut, too
         folder = os.open(path.parent, os.O_RDONLY)
@@ -129,7 +131,8 @@ def _put_together(outline: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def _checksum(tensor: Tensor) -> int:
-    return zlib.crc32(memoryview(tensor.reshape(-1).view(torch.uint8).numpy())) if tensor.numel() else 0
+    content: Any = tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b""
+    return zlib.crc32(content)
 
 
 @contextmanager

@@ -52,11 +52,19 @@ class PartState:
 
     def is_finite(self) -> bool:
         """Whether it holds neither NaN nor infinity."""
-        return all(bool(torch.isfinite(values).all()) for values in (self.vector, *self.buffers.values()))
+        return all(is_finite(values) for values in (self.vector, *self.buffers.values()))
 
     def state_dict(self) -> dict[str, Any]:
         """Plain containers and tensors; ``PartState(**state)`` is the way back."""
         return {"vector": self.vector, "buffers": self.buffers}
+
+
+def is_finite(values: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity."""
+    if not values.numel() or not values.is_floating_point():
+        return True
+    # NaN goes through to both; a pass without a tensor in between, which `isfinite` would need
+    return bool(torch.isfinite(torch.stack(torch.aminmax(values))).all())
 
 
 State = dict[str, PartState]  # weights by part name

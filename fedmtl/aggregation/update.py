@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
+
+from fedmtl.vector import is_finite
 
 
 @dataclass
@@ -32,7 +33,7 @@ class PartUpdate:
 
     def is_finite(self) -> bool:
         """Whether parameters and buffers hold neither NaN nor infinity."""
-        return all(bool(torch.isfinite(values).all()) for values in (self.delta, *self.buffers.values()))
+        return all(is_finite(values) for values in (self.delta, *self.buffers.values()))
 
 
 @dataclass
@@ -59,5 +60,5 @@ class Update:
         return (
             self.healthy
             and all(part.is_finite() for part in self.parts.values())
-            and all(bool(torch.isfinite(vector).all()) for vector in beside)
+            and all(is_finite(vector) for vector in beside)
         )

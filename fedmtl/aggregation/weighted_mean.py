@@ -25,8 +25,9 @@ class WeightedMean(Aggregator):
     def add(self, update: PartUpdate, weight: float) -> None:
         """Takes one client's update."""
         if self._sum is None:
-            self._sum = torch.zeros_like(update.delta, dtype=torch.float32)
-        self._sum.add_(update.delta, alpha=weight)
+            self._sum = update.delta.to(torch.float32) * weight
+        else:
+            self._sum.add_(update.delta, alpha=weight)
         self._weight = self._weight.to(self._sum.device)
         counted = update.counted
         if counted is not None:

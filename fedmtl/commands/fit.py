@@ -114,7 +114,7 @@ def fit(
         if not finished:
             console.print(federation_table(rows))
             say(model_line(experiment))
-            steps = sum(experiment.local.steps(client) for client in orchestrator.sample(1))
+            steps = sum(experiment.local.steps(client) for client in orchestrator.sample(1)) // ranks.world
             with Display(
                 rounds=orchestrator.rounds, steps=steps, primary=orchestrator.primary, console=console
             ) as display:

@@ -137,12 +137,12 @@ class InProcess:
 
     def weights_of(self, client: Client, state: State) -> State:
         """The model that a client is measured by: its own where it has one, else what it would start a round from."""
-        kept = client.state.to(self.fabric.device)
+        kept = self._here(client.state)
         return kept.own or self._start(client, kept, state)
 
     def start_of(self, client: Client, state: State) -> State:
         """What a client starts a round from: the global parts that it shares, its own weights for the others."""
-        return self._start(client, client.state.to(self.fabric.device), state)
+        return self._start(client, self._here(client.state), state)
 
     def _start(self, client: Client, kept: ClientState, state: State) -> State:
         resident = self.residents[client.architecture]
@@ -201,7 +201,7 @@ class InProcess:
         """
         resident = self.residents[client.architecture]
         resident.module.active = client.tasks
-        before = client.state.to(self.fabric.device)
+        before = self._here(client.state)
         start = self._start(client, before, state)
         run = LocalRound(
             parts={name: resident.parts[name] for name in client.parts},
@@ -233,15 +233,19 @@ class InProcess:
         losses, optimizers = fit([(phase, epochs) for phase, epochs in plan if not phase.personal])
         if team:
             team.mean(buffer for name in client.parts for buffer in run.parts[name].buffers.values())
-        end = {name: run.parts[name].read() for name in client.parts}
-        deltas = {n: resident.update(n, end[n], start[n]) for n in client.parts if n in run.shared}
+        deltas = {name: resident.update(name, start[name]) for name in client.parts if name in run.shared}
+        buffers = {
+            name: {key: buffer.clone() for key, buffer in resident.sent_buffers(name).items()} for name in deltas
+        }
+        own = [name for name in client.parts if name not in deltas or name in resident.matches]
+        personal = {name: run.parts[name].read() for name in own}
         raw = deltas["encoder"].clone() if keep_raw and deltas else None
         message = self.local.algorithm.finish(run, deltas)
         if raw is not None and not self.upload and torch.equal(raw, deltas["encoder"]):
             raw = deltas["encoder"]  # nothing changes it
         kept = ClientState(
             optimizers,
-            personal={n: part for n, part in end.items() if n not in deltas or n in resident.matches},
+            personal=personal,
             algorithm=run.kept,
             upload=before.upload,
         )
@@ -251,10 +255,7 @@ class InProcess:
             losses |= {f"personal_{name}": value for name, value in found.items()}
             optimizers |= more
             kept.own = {name: run.parts[name].read() for name in client.parts}
-        sent = {
-            name: PartUpdate(delta, {key: end[name].buffers[key] for key in resident.sent_buffers(name)})
-            for name, delta in deltas.items()
-        }
+        sent = {name: PartUpdate(delta, buffers[name]) for name, delta in deltas.items()}
         update = Update(client.name, len(client.images), sent, message, kept.is_finite())
         if sent and update.is_finite():  # the server refuses it otherwise
             layouts = {name: resident.layout(name) for name in sent}
@@ -268,8 +269,13 @@ class InProcess:
                 rounds=self.rounds,
                 seed=self.seed,
             )
-        host = torch.device("cpu")  # where what a client keeps waits for its next turn
-        return TrainingResult(update, kept.to(host), losses, raw)
+        if self.fabric.device.type != "cpu":
+            kept = kept.to(torch.device("cpu"))  # where what a client keeps waits for its next turn
+        return TrainingResult(update, kept, losses, raw)
+
+    def _here(self, kept: ClientState) -> ClientState:
+        """What a client keeps, on the device."""
+        return kept if self.fabric.device.type == "cpu" else kept.to(self.fabric.device)
 
     def sent_layouts(self, client: Client) -> dict[str, Layout]:
         """Where each tensor lies in the updates that a client sends, by part."""

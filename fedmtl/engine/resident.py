@@ -75,9 +75,9 @@ class Resident:
         """Where each tensor lies in a part's update."""
         return self.matches[name].shared if name in self.matches else self.parts[name].layout
 
-    def update(self, name: str, end: PartState, start: PartState) -> Tensor:
-        """A part's flat update: the entries that are shared."""
-        delta = end.vector - start.vector
+    def update(self, name: str, start: PartState) -> Tensor:
+        """A part's flat update since `start`: the entries that are shared."""
+        delta = self.parts[name].vector - start.vector
         return self.matches[name].select(delta) if name in self.matches else delta
 
     def place(self, name: str, update: PartUpdate) -> PartUpdate:

@@ -12,7 +12,7 @@ from fedmtl.algorithms import LocalAlgorithm, ServerRule
 from fedmtl.errors import UserError
 from fedmtl.mixing import Exchange, Mixing
 from fedmtl.server.server import REMEDY, Server
-from fedmtl.vector import PartState, State
+from fedmtl.vector import PartState, State, is_finite
 
 
 class PersonalServer(Server):
@@ -83,7 +83,7 @@ class PersonalServer(Server):
         for (update, _), vectors in zip(self._updates, mixed, strict=True):
             model = self.models[update.client]
             for name, vector in vectors.items():
-                if not torch.isfinite(vector).all():
+                if not is_finite(vector):
                     raise UserError(f"the mixed model of {update.client} is not finite in {name}; {REMEDY}")
                 model[name].vector.copy_(vector)
                 for buffer, values in update.parts[name].buffers.items():

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from fedmtl.aggregation import Aggregator, Update, UploadTransform, WeightedMean
 from fedmtl.algorithms import LocalAlgorithm, Message, ServerRule
 from fedmtl.errors import UserError
-from fedmtl.vector import Layout, PartState, State
+from fedmtl.vector import Layout, PartState, State, is_finite
 
 log = logging.getLogger(__name__)
 
@@ -228,7 +228,7 @@ class Server:
         merged = {name: update for name, update in found.items() if update is not None}
         self.rule.apply(merged)
         for name, update in merged.items():
-            if not torch.isfinite(update).all():
+            if not is_finite(update):
                 raise UserError(
                     f"the merged update of {name} is not finite: the clients' updates are too large; {REMEDY}"
                 )

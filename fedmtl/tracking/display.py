@@ -11,6 +11,9 @@ from rich.table import Table
 
 from fedmtl.delta_m import Primary
 
+CLIENTS_IN_TABLE = 32
+TOGETHER = ("client", "data", "tasks", "ids")  # columns of a client that have no range
+
 
 class Display:
     """Rounds, clients, losses, time left.
@@ -88,14 +91,34 @@ class Display:
 
 
 def federation_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Who takes part: a row a client, with its data set, tasks, images, local epochs and steps of a round."""
+    """Who takes part: a row a client, with its data set, tasks, images, local epochs and steps of a round; where there
+    are many clients, a row for those with the same data set and tasks."""
     table = Table(title=f"{len(rows)} client{'s' * (len(rows) > 1)}", caption="epochs and steps: of a round")
+    if len(rows) > CLIENTS_IN_TABLE:
+        rows = _by_tasks(rows)
     columns = [column for column in rows[0] if column != "ids"]
     for column in columns:
         table.add_column(column, justify="left" if column in ("client", "data", "tasks", "input") else "right")
     for row in rows:
         table.add_row(*(escape(", ".join(row[c]) if isinstance(row[c], list) else str(row[c])) for c in columns))
     return table
+
+
+def _by_tasks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row for all clients with the same data set and tasks: their number, and the range of what they differ in."""
+    alike: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        alike.setdefault((row["data"], *row["tasks"]), []).append(row)
+
+    def together(values: set[Any]) -> str:
+        ends = [str(end) for end in (min(values), max(values))] if len(values) > 1 else [str(*values)]
+        return "–".join(ends)
+
+    return [
+        {"client": f"{len(own)} clients", "data": own[0]["data"], "tasks": own[0]["tasks"]}
+        | {column: together({row[column] for row in own}) for column in own[0] if column not in TOGETHER}
+        for own in alike.values()
+    ]
 
 
 def results_table(results: Mapping[str, Any]) -> Table:
