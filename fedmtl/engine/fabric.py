@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.utils.deterministic
 from lightning import Fabric
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.strategies.ddp import DDPStrategy
 
 from fedmtl.errors import UserError
@@ -65,7 +66,9 @@ class FabricConfig:
             # vectors on GPUs go by NCCL; encoded updates, which are in main memory, by Gloo
             backend = "cpu:gloo,cuda:nccl" if self.accelerator != "cpu" and torch.cuda.is_available() else "gloo"
             strategy = DDPStrategy(process_group_backend=backend)
-            Fabric(accelerator=self.accelerator, devices=devices, num_nodes=nodes, strategy=strategy).launch()
+            fabric = Fabric(accelerator=self.accelerator, devices=devices, num_nodes=nodes, strategy=strategy)
+            fabric.launch()
+            os.environ["LOCAL_RANK"] = str(fabric.local_rank)  # Slurm has another name for it
         except Exception as error:
             raise UserError(f"fabric: {devices} devices on {nodes} nodes can't be used here: {error}") from error
 
@@ -82,7 +85,13 @@ class FabricConfig:
         several = dist.is_initialized() and self.accelerator in ("auto", "cuda") and torch.cuda.is_available()
         device = [int(os.environ.get("LOCAL_RANK", 0))] if several else 1
         try:
-            fabric = Fabric(accelerator=self.accelerator, devices=device, strategy="auto", precision=self.precision)
+            fabric = Fabric(
+                accelerator=self.accelerator,
+                devices=device,
+                strategy="auto",
+                precision=self.precision,
+                plugins=[LightningEnvironment()],  # or it would think of the job's other processes, too
+            )
         except Exception as error:
             raise UserError(f"fabric.accelerator: {self.accelerator} can't be used here: {error}") from error
         if fabric.device.type == "cuda":

@@ -217,7 +217,9 @@ class InProcess:
 
         plan = self._plan(client, round)
         part = (self._share.first,) if self._share.first else ()
-        torch.manual_seed(derive_seed(self.seed, "train", client.name, round, *part))  # dropout and drop path
+        # for dropout and drop path; torch's own function prepares all kinds of devices, which takes a while
+        generator = torch.default_generator if self.fabric.device.type == "cpu" else torch
+        generator.manual_seed(derive_seed(self.seed, "train", client.name, round, *part))
         fit = partial(
             self.local.fit,
             self.fabric,
@@ -257,7 +259,7 @@ class InProcess:
             kept.own = {name: run.parts[name].read() for name in client.parts}
         sent = {name: PartUpdate(delta, buffers[name]) for name, delta in deltas.items()}
         update = Update(client.name, len(client.images), sent, message, kept.is_finite())
-        if sent and update.is_finite():  # the server refuses it otherwise
+        if sent and self.upload and update.is_finite():  # the server refuses it otherwise
             layouts = {name: resident.layout(name) for name in sent}
             update.parts, kept.upload = transform_upload(
                 self.upload,
