@@ -39,7 +39,8 @@ def main() -> None:
             print(f"{kind}: {count} clients: peak {peak:.0f} MB, {peak / fewest:.3f} of the least")
         _, sizes = measure(100, ROUNDS, words)
         early, late = sizes[ROUNDS // 10 - 1], sizes[-1]
-        print(f"{kind}: after round {ROUNDS // 10} {early:.0f} MB, after round {ROUNDS} {late:.0f} MB: {late / early:.3f}")
+        ends = f"after round {ROUNDS // 10} {early:.0f} MB, after round {ROUNDS} {late:.0f} MB"
+        print(f"{kind}: {ends}: {late / early:.3f}")
 
 
 def measure(clients: int, rounds: int, words: list[str]) -> tuple[float, list[float]]:

@@ -21,7 +21,7 @@ from fedmtl.errors import UserError
 log = logging.getLogger(__name__)
 
 FORMAT = 3
-PATIENCE = 30.0  # seconds that the first rank waits for the files of others
+PATIENCE = 10.0  # seconds that the first rank waits for the files of others
 
 
 class Checkpoints:
@@ -131,7 +131,9 @@ class Checkpoints:
         with zipfile.ZipFile(path) as archive:  # torch itself checks no checksums
             if broken := archive.testzip():
                 raise ValueError(f"wrong checksum of {broken}")
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise TypeError("it holds no state")
         if state["format"] == FORMAT:
             for client, round in state["clients"].items():
                 storage.read(self.states / file_name(client, round))
@@ -148,8 +150,10 @@ class Checkpoints:
         storage.replace(path, lambda file: torch.save(state, file))
         if best:
             link(path, self.directory / "best.ckpt")
-        for old in self.all()[: -self.keep]:
-            old.unlink()
+        course = [other for other in self.all() if other <= path]  # the run went on from before later ones
+        for other in (*self.all(), *self.directory.glob("*.partial")):
+            if other not in course[-self.keep :]:
+                other.unlink(missing_ok=True)
         self._drop_states(round)
 
     def _wait_for(self, paths: list[Path]) -> None:
@@ -183,5 +187,7 @@ def link(path: Path, name: Path) -> None:
     try:
         os.link(path, partial)
     except OSError:  # a file system without hard links
-        shutil.copyfile(path, partial)
-    partial.replace(name)
+        with open(path, "rb") as file:
+            storage.replace(name, lambda copy: shutil.copyfileobj(file, copy))
+    else:
+        partial.replace(name)

@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -88,6 +89,7 @@ class Orchestrator:
         self.refused: list[str] = []  # clients whose updates the last round left out
         self.round = 0  # rounds done
         self.trained: dict[str, Any] | None = None
+        self._moving = False  # whether the server is in the middle of its step
         self.first: dict[str, float] = {}  # each task's first primary metric that can be compared with
         self.best: dict[str, Any] | None = None
         self.last: dict[str, Any] | None = None
@@ -118,6 +120,7 @@ class Orchestrator:
                         started = perf_counter()
                         self.trained = {"round": round, **self.train(round, display)}
                         self.trained["time/train"] = perf_counter() - started
+                        self._moving = False
                     row = dict(self.trained)
                     final, improved = round == self.rounds, False
                     if final or round % self.eval_every == 0:
@@ -136,7 +139,7 @@ class Orchestrator:
                         saved = round
             except (Stopped, LostRank, RuntimeError) as error:
                 self.engine.ranks.leave()  # others may wait for this one
-                if self.trained is not None or saved < self.round:
+                if not self._moving and (self.trained is not None or saved < self.round):
                     self.save(checkpoints, **beside)
                 stop.check()  # a signal ends other processes and data workers, too, whose loss is seen first
                 raise error
@@ -158,7 +161,8 @@ class Orchestrator:
         for warning in self.signs.look(row, self.refused):
             log.warning("round %d: %s", row["round"], warning)
         if tracker is not None:
-            tracker.log(row)
+            with _tracking(row["round"]):
+                tracker.log(row)
 
     def train(self, round: int, display: Display) -> dict[str, Any]:
         """One round up to the server's step; returns its numbers."""
@@ -176,6 +180,7 @@ class Orchestrator:
         row["bytes/up"] = sum(report.bytes_up for report in reports if report.accepted)
         row["bytes/down"] = sum(self.engine.download_bytes(client, self.server, beside) for client in reached)
         before = self.server.state["encoder"].vector.clone() if diagnosing else None
+        self._moving = True
         self.server.step()
         self.engine.commit()
         if before is not None and diagnosing is not None:
@@ -254,9 +259,12 @@ class Orchestrator:
         }
 
     def export(self, directory: RunDirectory) -> None:
-        """Saves the unified model's weights as ``unified/model.safetensors``."""
-        directory.unified.mkdir(exist_ok=True)
-        safetensors.torch.save_file(self.engine.weights(self.server.state), directory.unified / "model.safetensors")
+        """Saves the unified model's weights as ``unified/model.safetensors``.
+
+        Raises:
+            UserError: it can't be written.
+        """
+        directory.write_unified(safetensors.torch.save(self.engine.weights(self.server.state)))
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs beside what clients keep; random streams need nothing, they come from (seed,
@@ -301,7 +309,7 @@ class Orchestrator:
             "delta_m": {"mean": mean(changes), "tasks": changes} if changes else None,
             "score": score if math.isfinite(score) else -math.inf,
         }
-        improved = self.best is None or self.last["score"] > self.best["score"]
+        improved = self.best is None or self.last["score"] > self.best["score"] or self.best["round"] == round
         if improved:
             self.best = self.last
         return improved
@@ -318,7 +326,17 @@ class Orchestrator:
             suffix = f"_{name}" if len(self.validation) > 1 else ""
             directory.draw(f"round_{round:06d}{suffix}.png", partial(save_sheet, strips=sheet))
         if tracker is not None and sheets:
-            tracker.pictures(round, {task: strip for sheet in sheets.values() for task, strip in sheet.items()})
+            with _tracking(round):
+                tracker.pictures(round, {task: strip for sheet in sheets.values() for task, strip in sheet.items()})
+
+
+@contextmanager
+def _tracking(round: int) -> Iterator[None]:
+    """A disk that is full, or a network that is gone, is no reason to stop."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("round %d: the tracker can't take it (%s); training goes on", round, error.strerror or error)
 
 
 def flat(evaluation: Mapping[str, Any] | None) -> dict[str, float]:

@@ -1,5 +1,7 @@
 """The run's folder: names, metrics a line a round, whole files."""
 
+import builtins
+import errno
 import json
 import os
 from pathlib import Path
@@ -82,13 +84,80 @@ def test_results_are_json(directory: RunDirectory) -> None:
     assert json.loads(directory.results.read_text()) == results
 
 
-def test_a_crash_while_writing_leaves_the_old_file(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def full(monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", write)
+
+
+def test_a_full_disk_leaves_the_old_files_and_nothing_else(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory.append({"round": 1})
+    directory.write_results({"last": 1})
+    before = {path: path.read_bytes() for path in directory.path.rglob("*") if path.is_file()}
+    full(monkeypatch)
+    for write in (
+        lambda: directory.rewind(0),
+        lambda: directory.write_results({"last": 2}),
+        lambda: directory.write_federation([{"client": "a"}], again=False),
+        lambda: directory.write_unified(b"weights"),
+        lambda: directory.create("other: 1"),
+    ):
+        with pytest.raises(UserError, match="No space left on device"):
+            write()
+    assert {path: path.read_bytes() for path in directory.path.rglob("*") if path.is_file()} == before
 
-    def crash(*_: Any) -> None:
-        raise OSError("killed")
 
-    monkeypatch.setattr(os, "replace", crash)
-    with pytest.raises(OSError, match="killed"):
-        directory.rewind(0)
-    assert list(directory.rows()) == [{"round": 1}]
+def test_a_folder_is_made_with_its_configuration_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = RunDirectory(tmp_path / "runs", "first")
+    with monkeypatch.context() as patched:
+        full(patched)
+        with pytest.raises(UserError, match="^out: can't make the folder .*: No space left on device"):
+            directory.create("")
+    assert list((tmp_path / "runs").iterdir()) == []
+    (tmp_path / "runs" / ".first.partial").mkdir()  # what a killed process has left
+    directory.create("rounds: 3")
+    assert list((tmp_path / "runs").iterdir()) == [directory.path]
+    directory.remove()
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_lines_without_room_wait_for_the_next(directory: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory.append({"round": 1})
+    opened = open
+
+    class Half:
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __enter__(self) -> "Half":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def write(self, text: str) -> None:
+            self.file.write(text[:5])
+            self.file.flush()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(builtins, "open", lambda *words, **options: Half(opened(*words, **options)))
+        directory.append({"round": 2})
+        directory.append({"round": 3})
+    assert directory.metrics.read_text() == '{"round": 1}\n'
+    directory.append({"round": 4})
+    assert [row["round"] for row in directory.rows()] == [1, 2, 3, 4]
+
+
+def test_a_picture_without_room_is_left_out(directory: RunDirectory, caplog: pytest.LogCaptureFixture) -> None:
+    def write(path: Path) -> None:
+        path.parent.mkdir()
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    directory.draw("a.png", write)
+    assert list(directory.figures.iterdir()) == []
+    assert "a.png can't be written (No space left on device); training goes on without it" in caplog.text

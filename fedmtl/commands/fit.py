@@ -137,13 +137,13 @@ def fit(
 def tracked(
     tracker: Tracker | None, run: RunInfo, directory: RunDirectory, orchestrator: Orchestrator
 ) -> Iterator[None]:
-    """Starts the tracker and closes it however the run ends; one that fails before its first checkpoint is removed."""
+    """Starts the tracker and closes it however the run ends; one that fails in its first round is removed."""
     leads = orchestrator.engine.ranks.leads
     with ExitStack() as stack:
         failed = True
 
         def clean() -> None:
-            if failed and leads and not Checkpoints(directory.checkpoints).all():
+            if failed and leads and not directory.metrics.exists():
                 directory.remove()
 
         stack.callback(clean)

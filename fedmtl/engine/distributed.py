@@ -1,5 +1,6 @@
 """A round's clients spread over the ranks of a job: who trains whom, and how updates come to every rank's server."""
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,20 +12,21 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
-from fedmtl import storage
 from fedmtl.aggregation import PartUpdate, Update
 from fedmtl.algorithms import Message
 from fedmtl.client import Client
 from fedmtl.client_state import ClientState, Kept, file_name
 from fedmtl.data import View
 from fedmtl.engine.in_process import WHOLE, InProcess, Share, TrainingResult
+from fedmtl.engine.placement import Placement
 from fedmtl.engine.ranks import Ranks, Team
-from fedmtl.engine.schedule import assign
 from fedmtl.payload import Values, decode, encode, encoded_size, through
 from fedmtl.server import Server
 from fedmtl.tasks.base import Label
 from fedmtl.tracking.display import Display
 from fedmtl.vector import Layout, State
+
+log = logging.getLogger(__name__)
 
 Observe = Callable[[str, Tensor, PartUpdate, float], None]  # as `Diagnostics.observe`
 Trained = tuple[TrainingResult, "Report"]
@@ -41,6 +43,7 @@ class Report:
         seconds: how long it trained.
         bytes_up: size of its encoded update.
         stateful: whether it keeps something.
+        healthy: whether the weights that it keeps to itself are finite.
         accepted: whether the server took its update; None before it was offered.
     """
 
@@ -49,6 +52,7 @@ class Report:
     seconds: float
     bytes_up: int
     stateful: bool
+    healthy: bool
     accepted: bool | None = None
 
 
@@ -66,7 +70,7 @@ class Distributed:
         states: the folder where what clients keep waits in files between their rounds; None keeps it in memory.
 
     Attributes:
-        homes: the rank at which what each client keeps is.
+        placement: where clients are.
     """
 
     def __init__(
@@ -81,13 +85,9 @@ class Distributed:
     ) -> None:
         self.worker, self.clients = worker, {client.name: client for client in clients}
         self.ranks, self.reduce, self.values, self.states = ranks or Ranks(), reduce, values, states
-        self._steps = {client.name: float(worker.local.steps(client)) for client in clients}
-        self._seconds: dict[str, float] = {}  # of each client's last round
-        self.homes = assign(self._steps, self.ranks.world)
-        self._holders = {name: {rank} for name, rank in self.homes.items()}  # who has what it keeps in memory
-        self._in_memory: set[str] = set()  # whose state there may be no file of
-        self._known_teams: dict[int, list[Team]] = {}
+        self.placement = Placement(self.clients, worker.local, self.ranks)
         self._pending: dict[str, Kept] = {}
+        self._unwritten: list[str] = []  # of these, those for which the disk has no room
 
     def train(
         self,
@@ -135,7 +135,7 @@ class Distributed:
 
     def steps(self, client: Client) -> int:
         """Local steps of a client in a round."""
-        return int(self._steps[client.name])
+        return self.placement.steps[client.name]
 
     def download_bytes(self, client: Client, server: Server, beside: Message) -> int:
         """Encoded size of what a client gets for a round; `beside` is what the server broadcasts."""
@@ -152,13 +152,12 @@ class Distributed:
 
     def commit(self) -> None:
         """Ends a round: what its clients keep is theirs from now on."""
+        unwritten = {name for names in self.ranks.gather(self._unwritten) for name in names}
+        in_memory = [n for n, kept in self._pending.items() if kept.round and (self.states is None or n in unwritten)]
         for name, kept in self._pending.items():
-            self.clients[name].kept = kept
-            if kept.round and self.states is None:
-                self._in_memory.add(name)
-            else:
-                self._in_memory.discard(name)
-        self._pending = {}
+            self.clients[name].kept = Kept(kept.round, kept.value) if name in unwritten else kept
+        self.placement.note(self._pending, in_memory)
+        self._pending, self._unwritten = {}, []
 
     def evaluate(
         self, server: Server, views: Mapping[str, View], *, unified: bool, exact: bool = True
@@ -174,7 +173,7 @@ class Distributed:
             here = {
                 client.name: self._evaluate_own(client, server, views, exact)
                 for client in self.clients.values()
-                if self.homes[client.name] == self.ranks.rank
+                if self.placement.homes[client.name] == self.ranks.rank
             }
             everywhere = {name: own for rank in self.ranks.gather(here) for name, own in rank.items()}
             measured = [everywhere[name] for name in self.clients]
@@ -201,7 +200,7 @@ class Distributed:
                     continue
                 seen.update(new)
                 view = whole.only(new, input=client.images.input)
-                home = self.homes[client.name]
+                home = self.placement.homes[client.name]
                 labels: dict[str, list[Label]] = {}
                 if home == self.ranks.rank:
                     weights = self.worker.weights_of(client, server.model_for(client.name))
@@ -214,7 +213,7 @@ class Distributed:
 
     def restore(self, rounds: Mapping[str, int], directory: Path) -> None:
         """Gives clients what they kept after the rounds given by name, from files in `directory`."""
-        self._in_memory.clear()
+        self.placement.forget()
         for name, client in self.clients.items():
             round = rounds.get(name, 0)
             client.kept = Kept(round, path=directory / file_name(name, round)) if round else Kept()
@@ -224,7 +223,7 @@ class Distributed:
         return {
             name: kept
             for name, kept in self.kept().items()
-            if kept.value is not None and kept.path is None and self.homes[name] == self.ranks.rank
+            if kept.value is not None and kept.path is None and self.placement.homes[name] == self.ranks.rank
         }
 
     def _prepare(self, clients: Sequence[Client], round: int, share: Share = WHOLE) -> Sequence[Client]:
@@ -258,7 +257,8 @@ class Distributed:
         layouts = self.worker.sent_layouts(client)
         size = encoded_size(result.update, layouts, self.values) if layouts else 0
         result.update = through(result.update, layouts, self.values)
-        return result, Report(client.name, result.losses, seconds, size, not result.state.is_empty())
+        stateful, healthy = not result.state.is_empty(), result.update.healthy
+        return result, Report(client.name, result.losses, seconds, size, stateful, healthy)
 
     def _deliver(
         self, trained: Trained, client: Client, server: Server, round: int, observe: Observe | None = None
@@ -284,17 +284,21 @@ class Distributed:
             return Kept()
         kept = Kept(round, state)
         if self.states is not None:
-            kept.write(self.states / file_name(client.name, round))
-            kept.value = None
+            try:
+                kept.write(self.states / file_name(client.name, round))
+                kept.value = None
+            except OSError as error:  # a full disk
+                self._unwritten.append(client.name)
+                text = "round %d: what %s keeps can't be written (%s); it waits in memory for the next checkpoint"
+                log.warning(text, round, client.name, error.strerror or error)
         return kept
 
     def _train_exact(
         self, chosen: Sequence[Client], server: Server, round: int, display: Display, observe: Observe | None
     ) -> list[Report]:
         """Trains this rank's clients, then sends all updates to all, in the order of clients."""
-        before = {client.name: self.homes[client.name] for client in chosen}
-        owners = assign({name: self._cost(name) for name in before}, self.ranks.world, before)
-        self._move({name: [rank] for name, rank in owners.items()})
+        owners = self.placement.by_time([client.name for client in chosen])
+        self.placement.move({name: [rank] for name, rank in owners.items()})
         mine = self._prepare([client for client in chosen if owners[client.name] == self.ranks.rank], round)
         trained = {c.name: self._train(c, server, round, display, raw=observe is not None) for c in mine}
         reports = self._gather([report for _, report in trained.values()])
@@ -305,7 +309,7 @@ class Distributed:
             self._deliver((arrived, report), client, server, round, observe)
             if report.accepted and owner != self.ranks.rank:
                 self._pending[client.name] = self._elsewhere(report, round)
-            self._seconds[client.name] = report.seconds
+            self.placement.measured(client.name, report.seconds)
         return [reports[client.name] for client in chosen]
 
     def _exchange(
@@ -314,7 +318,8 @@ class Distributed:
         """A client's result on every rank; without what it keeps where that is not at home."""
         layouts = self.worker.sent_layouts(client)
         if not layouts:
-            return result or TrainingResult(Update(client.name, len(client.images), {}), ClientState(), report.losses)
+            nothing = Update(client.name, len(client.images), {}, healthy=report.healthy)
+            return result or TrainingResult(nothing, ClientState(), report.losses)
         own = None if result is None else encode(result.update, layouts, self.values)
         data = self.ranks.share_bytes(own, report.bytes_up, owner)
         before: Tensor | None = None
@@ -334,11 +339,11 @@ class Distributed:
         Who trains whom does not depend on what was measured, so that the same ranks sum in the same order again.
         """
         world, names = self.ranks.world, [client.name for client in chosen]
-        teams = self._teams(len(chosen)) if world > len(chosen) else []
-        members = {name: teams[i].ranks for i, name in enumerate(names)} if teams else {
-            name: [rank] for name, rank in assign({name: self._steps[name] for name in names}, world).items()
-        }  # fmt: skip
-        self._move(members)
+        teams = self.placement.teams(len(chosen)) if world > len(chosen) else []
+        members = {name: [rank] for name, rank in self.placement.by_steps(names).items()}
+        if teams:
+            members = {name: team.ranks for name, team in zip(names, teams, strict=True)}
+        self.placement.move(members)
         mine = [client for client in chosen if self.ranks.rank in members[client.name]]
         own = teams[names.index(mine[0].name)] if teams and mine else None
         team = own if own and own.size > 1 else None
@@ -363,27 +368,6 @@ class Distributed:
                 self._pending[name] = kept
         return [everybody[name] for name in names]
 
-    def _teams(self, clients: int) -> list[Team]:
-        """For each of so many clients the ranks that share its batches: every one has an image of each."""
-        if clients not in self._known_teams:
-            batch = min(min(self.worker.local.batch_size, len(c.images)) for c in self.clients.values())
-            ranks = range(self.ranks.world)
-            self._known_teams[clients] = [Team(ranks[i::clients][:batch]) for i in range(clients)]
-        return self._known_teams[clients]
-
-    def _move(self, members: Mapping[str, Sequence[int]]) -> None:
-        """Brings what clients keep to the ranks that train them; what is in files is everywhere."""
-        for name, ranks in members.items():
-            client, home = self.clients[name], self.homes[name]
-            self.homes[name] = ranks[0]
-            if name in self._in_memory and not set(ranks) <= self._holders[name]:
-                packed = storage.pack(client.state.state_dict()) if home == self.ranks.rank else b""
-                data = self.ranks.share_bytes(packed, self.ranks.share(len(packed), home), home)
-                here = self.ranks.rank in ranks
-                value = ClientState.from_state_dict(storage.unpack(data.tobytes())) if here else None
-                client.kept = Kept(client.kept.round, value)
-            self._holders[name] = set(ranks)
-
     def _elsewhere(self, report: Report, round: int) -> Kept:
         """What a client of another rank keeps, as this one knows it."""
         if not report.stateful:
@@ -394,13 +378,6 @@ class Distributed:
     def _gather(self, reports: Sequence[Report]) -> dict[str, Report]:
         """The reports of all ranks, by client."""
         return {report.client: report for several in self.ranks.gather(list(reports)) for report in several}
-
-    def _cost(self, name: str) -> float:
-        """Expected time of a client's round: as measured, else by its steps at the others' speed."""
-        if name in self._seconds:
-            return self._seconds[name]
-        measured = sum(self._steps[known] for known in self._seconds)
-        return self._steps[name] * (sum(self._seconds.values()) / measured if measured else 1.0)
 
     def _evaluate_own(self, client: Client, server: Server, views: Mapping[str, View], exact: bool) -> Metrics:
         """The metrics of a client's own model on its tasks."""

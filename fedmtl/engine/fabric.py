@@ -8,8 +8,10 @@ import torch
 import torch.distributed as dist
 import torch.utils.deterministic
 from lightning import Fabric
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.strategies.ddp import DDPStrategy
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 from fedmtl.errors import UserError
 
@@ -67,7 +69,11 @@ class FabricConfig:
             backend = "cpu:gloo,cuda:nccl" if self.accelerator != "cpu" and torch.cuda.is_available() else "gloo"
             strategy = DDPStrategy(process_group_backend=backend)
             fabric = Fabric(accelerator=self.accelerator, devices=devices, num_nodes=nodes, strategy=strategy)
+            if dist.is_torchelastic_launched() and nodes == 1:
+                _connect(backend)
             fabric.launch()
+            # Fabric's watch kills this process seconds after another has ended, be it in the middle of a save
+            getattr(strategy.launcher, "procs", []).clear()
             os.environ["LOCAL_RANK"] = str(fabric.local_rank)  # Slurm has another name for it
         except Exception as error:
             raise UserError(f"fabric: {devices} devices on {nodes} nodes can't be used here: {error}") from error
@@ -99,3 +105,13 @@ class FabricConfig:
             torch.use_deterministic_algorithms(True, warn_only=True)
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         return fabric
+
+
+def _connect(backend: str) -> None:
+    """Connects the processes that torchrun started, apart from what they exchanged before it started them again.
+
+    Its store lives on through restarts, and torch would find the addresses of processes that are dead.
+    """
+    store, rank, world = next(rendezvous("env://"))
+    again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    dist.init_process_group(backend, store=PrefixStore(f"start_{again}", store), rank=rank, world_size=world)

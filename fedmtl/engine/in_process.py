@@ -328,8 +328,6 @@ class InProcess:
         resident = self._ready(weights, view, architecture)
         device = self.fabric.device if self.fabric.device.type != "mps" else torch.device("cpu")  # MPS lacks float64
         metrics = {name: task.metric(exact=exact).to(device) for name, task in view.tasks.items()}
-        for metric in metrics.values():
-            metric.sync_on_compute = False  # torchmetrics would sum in the order of ranks
         tally = Tally(metrics, ranks)
         batches = list(StoredOrder(len(view), self.eval_batch_size))
         for batch in self._loader((view, keys) for keys in tally.share(batches)):

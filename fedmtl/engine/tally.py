@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_sum
 
 from fedmtl.engine.ranks import Ranks
 
@@ -26,8 +27,9 @@ class Tally:
     def __init__(self, metrics: Mapping[str, Metric], ranks: Ranks | None) -> None:
         self.metrics = dict(metrics)
         self.ranks = ranks
-        sums = all(isinstance(value, Tensor) for m in self.metrics.values() for value in m.metric_state.values())
-        self._shared = ranks is not None and ranks.world > 1 and sums
+        self._shared = ranks is not None and ranks.world > 1 and all(map(_is_sums, self.metrics.values()))
+        for metric in self.metrics.values():
+            metric.distributed_available_fn = None  # torchmetrics itself would add up what other ranks measured
         self._batches: list[list[Sums]] = []  # this rank's sums of fractions, of each batch's pieces
 
     def share(self, batches: Sequence[T]) -> Sequence[T]:
@@ -67,3 +69,12 @@ class Tally:
                     found[name, state] = value.clone()
                     value.zero_()
         return found
+
+
+def _is_sums(metric: Metric) -> bool:
+    """Whether all states of an empty metric are sums that start from zero."""
+    reductions = metric._reductions
+    states = metric.metric_state.items()
+    return all(
+        isinstance(value, Tensor) and reductions[name] is dim_zero_sum and not value.any() for name, value in states
+    )

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from fedmtl import storage
 from fedmtl.errors import UserError
 from fedmtl.tracking.base import Metrics
 
@@ -42,13 +43,17 @@ class RunDirectory:
         self._unwritten: dict[Path, str] = {}  # lines that the disk had no room for
 
     def create(self, config: str) -> None:
-        """Makes the folder with its resolved configuration."""
+        """Makes the folder with its resolved configuration, both or none."""
         self._new = not self.path.exists()
+        path = self.path.with_name(f".{self.path.name}.partial") if self._new else self.path
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
+            write_text(path / self.config.name, config)
+            path.rename(self.path)
         except OSError as error:
+            if self._new:
+                shutil.rmtree(path, ignore_errors=True)
             raise UserError(f"out: can't make the folder {self.path}: {error.strerror}") from error
-        write_text(self.config, config)
 
     def remove(self) -> None:
         """Takes the folder away again, if `create` made it."""
@@ -88,9 +93,9 @@ class RunDirectory:
     def rewind(self, round: int) -> None:
         """Drops the lines of rounds after `round`, which a resumed run does again."""
         for path in (self.metrics, self.diagnostics):
-            lines = [json.dumps(row) + "\n" for row in _rows(path) if row["round"] <= round]
-            if path.exists():
-                write_text(path, "".join(lines))
+            text = "".join(json.dumps(row) + "\n" for row in _rows(path) if row["round"] <= round)
+            if path.exists() and path.read_text(encoding="utf-8") != text:
+                _write(path, text)
 
     def rows(self) -> Iterable[dict[str, Any]]:
         """The rounds of metrics.jsonl; a line cut off by a crash is passed over."""
@@ -98,7 +103,11 @@ class RunDirectory:
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Writes results.json."""
-        write_text(self.results, json.dumps(_finite(results), indent=2) + "\n")
+        _write(self.results, json.dumps(_finite(results), indent=2) + "\n")
+
+    def write_unified(self, weights: bytes) -> None:
+        """Writes the unified model's weights, a safetensors file, as ``unified/model.safetensors``."""
+        _write(self.unified / "model.safetensors", weights)
 
     def write_federation(self, rows: Sequence[Mapping[str, Any]], *, again: bool) -> None:
         """Writes federation.json, a row a client; a run that is gone on with (`again`) must have the same.
@@ -112,7 +121,7 @@ class RunDirectory:
                 f"{self.federation}: the run began with other clients or images than it would go on with; "
                 "give it the data and lists that it had, or another --name"
             )
-        write_text(self.federation, text)
+        _write(self.federation, text)
 
 
 def _finite(tree: Any) -> Any:
@@ -125,10 +134,23 @@ def _finite(tree: Any) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    """Writes a file whole or not at all.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    storage.replace(path, lambda file: file.write(text.encode()))
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    """The same for a run's files, with a message of one line."""
+    try:
+        path.parent.mkdir(exist_ok=True)
+        storage.replace(path, lambda file: file.write(content.encode() if isinstance(content, str) else content))
+    except OSError as error:
+        raise UserError(
+            f"{path} can't be written ({error.strerror or error}); make room there, or take another folder"
+        ) from error
 
 
 def _rows(path: Path) -> Iterable[dict[str, Any]]:

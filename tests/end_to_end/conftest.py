@@ -10,7 +10,10 @@ import pytest
 import torch
 import yaml
 
+from fedmtl import storage
+from fedmtl.checkpoint import Checkpoints
 from fedmtl.cli import main
+from fedmtl.client_state import file_name
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -23,6 +26,20 @@ TINY: dict[str, Any] = {
     "checkpoint_every": 1,
     "pictures": 2,
     "fabric": {"accelerator": "cpu", "threads": 1},
+}
+
+# an experiment whose clients keep all kinds of things; with --share encoder and Ditto, personal parts and models, too
+DEA = [{"class_path": "fedmtl.aggregation.DEA", "init_args": {"rho": 0.3, "error_feedback": True}}]
+STATEFUL: dict[str, Any] = {
+    "clients": [{"tasks": ["semseg"]}, {"tasks": ["depth"]}, {"tasks": ["normals", "saliency"]}],
+    "upload": DEA,
+    "data": {"init_args": {"train": 18, "val": 10, "size": 32}},
+    "local": {"algorithm": "Scaffold"},
+    "server": {"optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}}},
+    "rounds": 4,
+    "eval_every": 2,
+    "eval_batch_size": 2,
+    "pictures": 0,
 }
 
 
@@ -88,3 +105,65 @@ def _rows(run: Path) -> list[dict[str, Any]]:
 def rows() -> Callable[[Path], list[dict[str, Any]]]:
     """A run's metrics.jsonl without its times."""
     return _rows
+
+
+@pytest.fixture
+def go(fit: Callable[..., Any], tiny: Path) -> Callable[..., Any]:
+    """``go("a", *words)`` runs a small experiment whose clients keep all kinds of things."""
+    settings = yaml.safe_load(tiny.read_text())
+    for key, value in STATEFUL.items():
+        merged = isinstance(value, dict) and isinstance(settings.get(key), dict)
+        settings[key] = {**settings[key], **value} if merged else value
+    tiny.write_text(yaml.safe_dump(settings))
+
+    def call(name: str, *words: str) -> Any:
+        return fit("scenes_fedavg", "--name", name, *words)
+
+    return call
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def end(rows: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    """Everything that a run leaves behind, but for its name and times."""
+
+    def read(run: Path) -> dict[str, Any]:
+        checkpoints = Checkpoints(run / "checkpoints")
+        saved = checkpoints.load()
+        kept = {
+            client: storage.read(checkpoints.states / file_name(client, r)) for client, r in saved["clients"].items()
+        }
+        unified = run / "unified" / "model.safetensors"
+        return {
+            "saved": {key: value for key, value in saved.items() if key not in ("config", "tracker", "signs")},
+            "signs": str(saved["signs"]),  # it may hold NaN, which equals nothing
+            "kept": kept,
+            "unified": unified.read_bytes() if unified.exists() else None,
+            "rows": rows(run),
+            "results": {**json.loads((run / "results.json").read_text()), "name": ""},
+        }
+
+    return read
+
+
+@pytest.fixture(scope="module")
+def references() -> dict[str, Any]:
+    """How undisturbed runs end, by their words."""
+    return {}
+
+
+@pytest.fixture
+def undisturbed(go: Any, end: Any, runs: Path, references: dict[str, Any]) -> Callable[..., Any]:
+    """``undisturbed(*words)`` is the end of that run when nothing happens to it."""
+
+    def call(*words: str) -> Any:
+        if str(words) not in references:
+            assert go("undisturbed", *words).code == 0
+            references[str(words)] = end(runs / "undisturbed")
+        return references[str(words)]
+
+    return call

@@ -18,7 +18,9 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from fedmtl import storage
 from fedmtl.checkpoint import Checkpoints
+from fedmtl.client_state import file_name
 
 from .comparing import same
 
@@ -30,8 +32,10 @@ Rows = Callable[[Path], list[dict[str, Any]]]
 
 def weights(run: Path) -> dict[str, Any]:
     """Everything that training changes, from the run's last checkpoint."""
-    saved = Checkpoints(run / "checkpoints").load()
-    return {"server": saved["server"], "clients": saved["clients"], "last": saved["last"], "best": saved["best"]}
+    checkpoints = Checkpoints(run / "checkpoints")
+    saved = checkpoints.load()
+    kept = {name: storage.read(checkpoints.states / file_name(name, round)) for name, round in saved["clients"].items()}
+    return {"server": saved["server"], "clients": kept, "last": saved["last"], "best": saved["best"]}
 
 
 @pytest.mark.parametrize("experiment", ["scenes_local", "scenes_fedavg", "scenes_dea", "scenes_central_single"])
