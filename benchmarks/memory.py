@@ -1,8 +1,10 @@
 """Peak memory against the number of clients, and its growth over rounds.
 
-Each federation runs in a process of its own: tiny pictures and nets, ten clients a round whatever their number, every
-kind of what clients keep. Memory is the process's resident set, in MB.
+Each federation runs in a process of its own: 5,000 tiny pictures of which every client has one, ten clients a round,
+whatever their number. Memory is the process's resident set, in MB.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -10,9 +12,13 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from fedmtl.commands import fit
+from fedmtl.data import Partition
+from fedmtl.tracking import Tracker, WandB  # noqa: F401 - as in any run, W&B is loaded
 
 SCENES = Path(__file__).parents[1] / "experiments" / "base" / "scenes.yaml"
 IMAGES = 5000
@@ -21,6 +27,13 @@ KINDS = {
     "stateless": ["--local.keep_optimizer=false"],
     "states on disk": ["--states=disk", "--local.algorithm=fedmtl.algorithms.Scaffold"],
 }
+
+
+class OneEach(Partition):
+    """One image a client, so that their number changes nothing else."""
+
+    def split(self, data: Any, images: Sequence[int], clients: Sequence[str], rng: Any) -> list[list[int]]:
+        return [[image] for image in images[: len(clients)]]
 
 
 def main() -> None:
@@ -53,9 +66,6 @@ def measure(clients: int, rounds: int, words: list[str]) -> tuple[float, list[fl
 
 def child(words: list[str]) -> None:
     """Runs one federation and prints its memory."""
-    from fedmtl.commands import fit
-    from fedmtl.tracking import Tracker, WandB  # noqa: F401 - as in any run, W&B is loaded
-
     sizes: list[float] = []
 
     class Sizes(Tracker):
@@ -81,6 +91,7 @@ def child(words: list[str]) -> None:
             "data.init_args.train": IMAGES,
             "data.init_args.val": 20,
             "data.init_args.size": 32,
+            "partition": "__main__.OneEach",
             "clients": f"[{{tasks: [semseg], count: {half}}}, {{tasks: [depth], count: {half}}}]",
             "model.init_args.backbone": "test_convnext",
             "local.batch_size": 1,

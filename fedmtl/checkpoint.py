@@ -1,6 +1,7 @@
 """Checkpoints of a run: atomic, versioned, written beside the training; the last two and the best are kept."""
 
 import logging
+import math
 import os
 import shutil
 import threading
@@ -21,7 +22,7 @@ from fedmtl.errors import UserError
 log = logging.getLogger(__name__)
 
 FORMAT = 3
-PATIENCE = 10.0  # seconds that the first rank waits for the files of others
+PATIENCE = 20.0  # seconds for which a run that ends waits for files of other processes
 
 
 class Checkpoints:
@@ -34,13 +35,20 @@ class Checkpoints:
         directory: where they lie.
         keep: how many of the newest are kept.
         leads: whether this process writes the checkpoint itself, not only files of its own clients.
+
+    Attributes:
+        written: the round that was written last.
+        failed: whether the last one could not be written here.
     """
 
     def __init__(self, directory: Path, *, keep: int = 2, leads: bool = True) -> None:
         self.directory, self.keep, self.leads = directory, keep, leads
         self.states = directory / "states"
+        self.written = 0
+        self.failed = False
         self._writing: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._deadline = math.inf
 
     def all(self) -> list[Path]:
         """The numbered checkpoints, oldest first."""
@@ -52,7 +60,7 @@ class Checkpoints:
         *,
         round: int,
         best: bool,
-        rounds: Mapping[str, int] | None = None,
+        kept: Mapping[str, int] | None = None,
         unsaved: Mapping[str, Kept] | None = None,
     ) -> None:
         """Writes a checkpoint whole or not at all, in the background, then drops those that are too old.
@@ -64,17 +72,20 @@ class Checkpoints:
             state: plain containers, numbers, strings and tensors.
             round: rounds done.
             best: whether it is the best so far.
-            rounds: of each client that keeps something, by name, the round after which it was kept.
+            kept: of each client that keeps something, by name, the round after which it was kept.
             unsaved: what of this has no file yet, and is to be written here.
         """
         self.wait()
-        state = {"format": FORMAT, **state, "clients": dict(rounds or {})}
+        state = {"format": FORMAT, **state, "clients": dict(kept or {})} if self.leads else {}
         copy = apply_to_collection(state, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
+        self.failed = False
 
         def write() -> None:
             try:
                 self._write(copy, round, best, dict(unsaved or {}))
+                self.written = round
             except OSError as error:
+                self.failed = True
                 log.warning(
                     "round %d: its checkpoint can't be written (%s); training goes on, the last one is of round %s",
                     round,
@@ -87,6 +98,17 @@ class Checkpoints:
         self._writing = threading.Thread(target=write, name="checkpoint")
         self._writing.start()
 
+    def give_up(self, seconds: float) -> None:
+        """Waits no longer than this, from now on, for what other processes write."""
+        self._deadline = time.monotonic() + seconds
+
+    def rewind(self, state: Mapping[str, Any]) -> None:
+        """Removes what clients kept after the rounds that a run goes on from, of a course that is given up."""
+        newest = max([state["round"], *state["clients"].values()])
+        for path in self.states.glob("*.safetensors*"):
+            if (number := round_of(path)) is not None and number > newest:
+                path.unlink(missing_ok=True)
+
     def wait(self) -> None:
         """Returns when nothing is being written any more."""
         if self._writing is not None:
@@ -97,7 +119,9 @@ class Checkpoints:
             raise failure
 
     def load(self, which: Literal["last", "best"] | int = "last") -> dict[str, Any]:
-        """The state of the ``last`` or the ``best`` checkpoint, or of that of a round; tensors on the CPU.
+        """The state of the ``last`` or the ``best`` checkpoint, or of that of a round, tensors on the CPU.
+
+        That of a round is one that another process has checked.
 
         A newest one that is damaged is passed over with a warning, if an older one is whole.
 
@@ -112,7 +136,9 @@ class Checkpoints:
         damage: list[str] = []
         for path in paths:
             try:
-                state = self._read(path)
+                state = self._read(path, whole=not isinstance(which, int))
+            except PermissionError as error:
+                raise UserError(f"{path} can't be read: {error.strerror}") from error
             except Exception as error:
                 damage.append(f"{path} is damaged ({' '.join(str(error).split()) or type(error).__name__})")
                 continue
@@ -121,20 +147,21 @@ class Checkpoints:
             for text in damage:
                 log.warning("%s; going on from %s", text, path.name)
             return state
-        raise UserError(f"{damage[0]}, and there is no other; train again under another --name")
+        other = "take the last one" if which == "best" else "train again under another --name"
+        raise UserError(f"{damage[0]}, and there is no other; {other}")
 
     def _path(self, round: int) -> Path:
         return self.directory / f"round_{round:06d}.ckpt"
 
-    def _read(self, path: Path) -> dict[str, Any]:
-        """A checkpoint that is whole, with all files that it names."""
+    def _read(self, path: Path, *, whole: bool) -> dict[str, Any]:
+        """A checkpoint; checked, with all files that it names, if it is to be `whole`."""
         with zipfile.ZipFile(path) as archive:  # torch itself checks no checksums
             if broken := archive.testzip():
                 raise ValueError(f"wrong checksum of {broken}")
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise TypeError("it holds no state")
-        if state["format"] == FORMAT:
+        if whole and state["format"] == FORMAT:
             for client, round in state["clients"].items():
                 storage.read(self.states / file_name(client, round))
         return state
@@ -158,9 +185,8 @@ class Checkpoints:
 
     def _wait_for(self, paths: list[Path]) -> None:
         """Waits for what other processes write."""
-        end = time.monotonic() + PATIENCE
         while missing := [path for path in paths if not path.is_file()]:
-            if time.monotonic() > end:
+            if time.monotonic() > self._deadline:
                 raise FileNotFoundError(f"another process has not written {missing[0]}")
             time.sleep(0.02)
 
@@ -175,9 +201,14 @@ class Checkpoints:
                     return
                 needed |= {file_name(client, kept) for client, kept in clients.items()}
         for path in self.states.glob("*.safetensors*"):
-            number = path.name.split(".safetensors")[0].rpartition(".")[2]
-            if path.name not in needed and number.isdigit() and int(number) <= round:
+            if path.name not in needed and (number := round_of(path)) is not None and number <= round:
                 path.unlink(missing_ok=True)
+
+
+def round_of(path: Path) -> int | None:
+    """The round of a file with a client's state; None for another file."""
+    number = path.name.split(".safetensors")[0].rpartition(".")[2]
+    return int(number) if number.isdigit() else None
 
 
 def link(path: Path, name: Path) -> None:

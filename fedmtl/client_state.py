@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedmtl import storage
 from fedmtl.algorithms import Message
+from fedmtl.errors import UserError
 from fedmtl.vector import PartState
 
 
@@ -87,11 +88,17 @@ class Kept:
         """The state; one that is in a file is mapped from there, which takes no memory.
 
         Raises:
-            StorageError: the file is damaged.
+            UserError: the file is damaged.
+            LookupError: it is in the memory of another process.
         """
-        if self.value is not None:
-            return self.value
-        return ClientState() if self.path is None else ClientState.from_state_dict(storage.read(self.path))
+        if self.value is not None or not self.round:
+            return self.value or ClientState()
+        if self.path is None:
+            raise LookupError("the state is kept by another process")
+        try:
+            return ClientState.from_state_dict(storage.read(self.path))
+        except storage.StorageError as error:
+            raise UserError(f"{error}; --resume auto goes on from a checkpoint that is whole") from error
 
     def write(self, path: Path) -> None:
         """Writes the state to a file, from where it can be read from now on.

@@ -12,24 +12,22 @@ from typing import Any, get_args
 
 import safetensors.torch
 
-from fedmtl.checkpoint import Checkpoints
+from fedmtl.checkpoint import PATIENCE, Checkpoints
 from fedmtl.client import Client
 from fedmtl.data import View
 from fedmtl.delta_m import delta_m, load_baseline, mean, primary_metrics
 from fedmtl.diagnostics import Diagnostics, WarningSigns
-from fedmtl.engine import Distributed, LostRank, Report
+from fedmtl.engine import Distributed, Report
 from fedmtl.faults import Fault, Faults
 from fedmtl.seeding import numpy_stream
 from fedmtl.server import Server
-from fedmtl.stopping import Stopped, StopSignals
+from fedmtl.stopping import StopSignals
 from fedmtl.tracking import RunDirectory, Tracker
 from fedmtl.tracking.base import Picture
-from fedmtl.tracking.display import Display
+from fedmtl.tracking.display import MANY_CLIENTS, Display
 from fedmtl.tracking.figures import save_sheet, strips
 
 log = logging.getLogger(__name__)
-
-CLIENTS_IN_ROW = 32  # with more clients than this a row has losses by tasks, so that it stays short
 
 TaskMetrics = dict[str, dict[str, float]]  # numbers of each metric, by task
 
@@ -109,7 +107,7 @@ class Orchestrator:
         if self.states_on_disk:
             self.engine.keep_in(checkpoints.states)
         beside: dict[str, Any] = {"config": config, "tracker": tracker.identity if tracker else None}
-        saved = self.round  # the newest round with a checkpoint
+        checkpoints.written = self.round
         with StopSignals() as stop:
             self.engine.on_batch(stop.check)
             try:
@@ -135,14 +133,17 @@ class Orchestrator:
                         self._log(row, directory, tracker)
                     display.end_round(row)
                     if final or improved or round % self.checkpoint_every == 0:
+                        self._settle(checkpoints)
                         self.save(checkpoints, best=improved, **beside)
-                        saved = round
-            except (Stopped, LostRank, RuntimeError) as error:
+                self._settle(checkpoints)
+            except Exception:
                 self.engine.ranks.leave()  # others may wait for this one
-                if not self._moving and (self.trained is not None or saved < self.round):
+                checkpoints.give_up(PATIENCE)
+                checkpoints.wait()
+                if not self._moving and (self.trained is not None or checkpoints.written < self.round):
                     self.save(checkpoints, **beside)
-                stop.check()  # a signal ends other processes and data workers, too, whose loss is seen first
-                raise error
+                stop.check(patience=0.5)  # a signal ends other processes and data workers, too; their loss may be first
+                raise
             finally:
                 self.engine.on_batch(None)
                 checkpoints.wait()
@@ -151,7 +152,16 @@ class Orchestrator:
         """Begins to write a checkpoint with the run's state, what clients keep, and what stands `beside`."""
         kept = {name: kept.round for name, kept in self.engine.kept().items()}
         state = {**self.state_dict(), **beside}
-        checkpoints.save(state, round=self.round, best=best, rounds=kept, unsaved=self.engine.unsaved())
+        checkpoints.save(state, round=self.round, best=best, kept=kept, unsaved=self.engine.unsaved())
+
+    def _settle(self, checkpoints: Checkpoints) -> None:
+        """Returns when the last checkpoint is written by all ranks, or given up since one can't write its part."""
+        if not checkpoints.leads:
+            checkpoints.wait()
+        if any(self.engine.ranks.gather(checkpoints.failed)):
+            checkpoints.give_up(0)
+        checkpoints.wait()
+        checkpoints.give_up(math.inf)
 
     def _log(self, row: dict[str, Any], directory: RunDirectory, tracker: Tracker | None) -> None:
         """Notes a round's numbers, and warns of what they show."""
@@ -168,17 +178,18 @@ class Orchestrator:
         """One round up to the server's step; returns its numbers."""
         chosen, reached, row = self._answering(round)
         self.details, self.refused = {}, []
+        beside = self.server.broadcast()
+        row |= {"server/refused": 0, "bytes/up": 0}
+        row["bytes/down"] = sum(self.engine.download_bytes(client, self.server, beside) for client in reached)
         if row.get("server/skipped"):
             return row
         diagnosing = self.diagnostics if self.diagnostics is not None and self.diagnostics.due(round) else None
         observe = diagnosing.observe if diagnosing is not None else None
-        beside = self.server.broadcast()
         reports = self.engine.train(chosen, self.server, round, display, observe=observe)
         row |= self._losses(reports)
         self.refused = [report.client for report in reports if not report.accepted]
         row["server/refused"] = len(self.refused)
         row["bytes/up"] = sum(report.bytes_up for report in reports if report.accepted)
-        row["bytes/down"] = sum(self.engine.download_bytes(client, self.server, beside) for client in reached)
         before = self.server.state["encoder"].vector.clone() if diagnosing else None
         self._moving = True
         self.server.step()
@@ -212,7 +223,7 @@ class Orchestrator:
 
     def _losses(self, reports: Sequence[Report]) -> dict[str, float | None]:
         """Mean training losses of each client, or of all clients with the same tasks where there are many."""
-        several = len(self.clients) > CLIENTS_IN_ROW
+        several = len(self.clients) > MANY_CLIENTS
         tasks = {client.name: client.tasks for client in self.clients}
         found: dict[str, list[float]] = {}
         for report in reports:
@@ -335,8 +346,12 @@ def _tracking(round: int) -> Iterator[None]:
     """A disk that is full, or a network that is gone, is no reason to stop."""
     try:
         yield
-    except OSError as error:
-        log.warning("round %d: the tracker can't take it (%s); training goes on", round, error.strerror or error)
+    except Exception as error:
+        log.warning(
+            "round %d: the tracker can't take it (%s); training goes on",
+            round,
+            getattr(error, "strerror", None) or error,
+        )
 
 
 def flat(evaluation: Mapping[str, Any] | None) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -39,10 +40,12 @@ class StopSignals:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
-    def check(self) -> None:
-        """Raises `Stopped` if a signal came."""
+    def check(self, *, patience: float = 0.0) -> None:
+        """Raises `Stopped` if a signal came, or comes in so many seconds."""
+        if self.noted is None and patience:
+            time.sleep(patience)  # a signal ends it
         if self.noted is not None:
             raise Stopped(self.noted)
 

@@ -32,7 +32,7 @@ def save(checkpoints: Checkpoints, round: int, *, best: bool = False, clients: d
     clients = {"depth": kept(round)} if clients is None else clients
     rounds = {name: one.round for name, one in clients.items()}
     unsaved = {name: one for name, one in clients.items() if one.path is None}
-    checkpoints.save(state(round), round=round, best=best, rounds=rounds, unsaved=unsaved)
+    checkpoints.save(state(round), round=round, best=best, kept=rounds, unsaved=unsaved)
     checkpoints.wait()
 
 
@@ -288,6 +288,7 @@ def test_a_damaged_newest_is_passed_over_with_a_warning(
         assert f"{checkpoints.directory / 'round_000002.ckpt'} is damaged" in caplog.text
         assert path.name in caplog.text
         assert "; going on from round_000001.ckpt" in caplog.text
+    if path.exists() and not what.startswith("states"):
         with pytest.raises(UserError, match="round_000002.ckpt is damaged"):
             checkpoints.load(2)
     flip(checkpoints.all()[0])

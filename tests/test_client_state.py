@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedmtl.client_state import ClientState, Kept, file_name
-from fedmtl.storage import StorageError
+from fedmtl.errors import UserError
 from fedmtl.vector import PartState
 
 from .end_to_end.comparing import same
@@ -59,7 +59,7 @@ def test_a_damaged_file_is_an_error_when_it_is_read(tmp_path: Path) -> None:
     Kept(1, a_state()).write(tmp_path / "a")
     (tmp_path / "a").write_bytes((tmp_path / "a").read_bytes()[:-4])
     kept = Kept(1, path=tmp_path / "a")
-    with pytest.raises(StorageError, match="damaged"):
+    with pytest.raises(UserError, match="damaged"):
         kept.state  # noqa: B018
 
 

@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     settings = to_dict(parser, config)
     directory = RunDirectory(config.out, config.name)
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # by torchrun, after a process died
-    resume = config.resume == "auto" or restarted
+    resume = config.resume == "auto" or (restarted and directory.job == os.environ["TORCHELASTIC_RUN_ID"])
     leads = getattr(rank_zero_only, "rank", 0) == 0  # known before the processes are connected
     console = Console(quiet=not leads)
     logging.getLogger("fedmtl").addHandler(RichHandler(console=console, show_time=False, show_path=False))
@@ -98,6 +98,7 @@ def fit(
     rows = table(orchestrator.clients, experiment.local, experiment.sharing())
     if ranks.leads:
         directory.create(yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+        directory.note_job(os.environ.get("TORCHELASTIC_RUN_ID"))
     ranks.wait()
     if not directory.config.is_file():
         raise UserError(f"out: process {ranks.rank} does not see {directory.path}; give a folder that all nodes share")
@@ -106,7 +107,10 @@ def fit(
     run = RunInfo(experiment.name, directory.path, settings, saved["tracker"] if saved else None)
     with tracked(tracker, run, directory, orchestrator):
         if saved is not None:
-            orchestrator.load_state_dict(saved, Checkpoints(directory.checkpoints).states)
+            checkpoints = Checkpoints(directory.checkpoints)
+            orchestrator.load_state_dict(saved, checkpoints.states)
+            if ranks.leads:
+                checkpoints.rewind(saved)
             say(f"going on with {directory.path} after round {orchestrator.round}")
         if ranks.leads:
             directory.rewind(orchestrator.round)
@@ -143,7 +147,7 @@ def tracked(
         failed = True
 
         def clean() -> None:
-            if failed and leads and not directory.metrics.exists():
+            if failed and leads and not directory.metrics.exists() and not Checkpoints(directory.checkpoints).all():
                 directory.remove()
 
         stack.callback(clean)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
@@ -28,6 +28,7 @@ from fedmtl.vector import Layout, State
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Observe = Callable[[str, Tensor, PartUpdate, float], None]  # as `Diagnostics.observe`
 Trained = tuple[TrainingResult, "Report"]
 Metrics = dict[str, dict[str, float]]  # numbers of each metric, by task
@@ -67,7 +68,6 @@ class Distributed:
         ranks: the processes of the job.
         reduce: as in `FabricConfig`.
         values: number format of the values that clients send.
-        states: the folder where what clients keep waits in files between their rounds; None keeps it in memory.
 
     Attributes:
         placement: where clients are.
@@ -81,13 +81,13 @@ class Distributed:
         ranks: Ranks | None = None,
         reduce: Literal["exact", "fast"] = "exact",
         values: Values = "fp32",
-        states: Path | None = None,
     ) -> None:
         self.worker, self.clients = worker, {client.name: client for client in clients}
-        self.ranks, self.reduce, self.values, self.states = ranks or Ranks(), reduce, values, states
+        self.ranks, self.reduce, self.values = ranks or Ranks(), reduce, values
+        self.states: Path | None = None  # where what clients keep waits in files, if not in memory
         self.placement = Placement(self.clients, worker.local, self.ranks)
         self._pending: dict[str, Kept] = {}
-        self._unwritten: list[str] = []  # of these, those for which the disk has no room
+        self._unwritten: dict[str, str] = {}  # of these, those for which the disk has no room, and why
 
     def train(
         self,
@@ -152,12 +152,18 @@ class Distributed:
 
     def commit(self) -> None:
         """Ends a round: what its clients keep is theirs from now on."""
-        unwritten = {name for names in self.ranks.gather(self._unwritten) for name in names}
+        unwritten = {name: why for found in self.ranks.gather(self._unwritten) for name, why in found.items()}
+        for name, why in unwritten.items():
+            log.warning("what %s keeps can't be written (%s); it waits in memory for the next checkpoint", name, why)
         in_memory = [n for n, kept in self._pending.items() if kept.round and (self.states is None or n in unwritten)]
         for name, kept in self._pending.items():
-            self.clients[name].kept = Kept(kept.round, kept.value) if name in unwritten else kept
+            if name in unwritten:
+                kept.path = None
+            elif kept.path is not None:
+                kept.value = None
+            self.clients[name].kept = kept
         self.placement.note(self._pending, in_memory)
-        self._pending, self._unwritten = {}, []
+        self._pending, self._unwritten = {}, {}
 
     def evaluate(
         self, server: Server, views: Mapping[str, View], *, unified: bool, exact: bool = True
@@ -288,9 +294,7 @@ class Distributed:
                 kept.write(self.states / file_name(client.name, round))
                 kept.value = None
             except OSError as error:  # a full disk
-                self._unwritten.append(client.name)
-                text = "round %d: what %s keeps can't be written (%s); it waits in memory for the next checkpoint"
-                log.warning(text, round, client.name, error.strerror or error)
+                self._unwritten[client.name] = error.strerror or str(error)
         return kept
 
     def _train_exact(
@@ -300,7 +304,10 @@ class Distributed:
         owners = self.placement.by_time([client.name for client in chosen])
         self.placement.move({name: [rank] for name, rank in owners.items()})
         mine = self._prepare([client for client in chosen if owners[client.name] == self.ranks.rank], round)
-        trained = {c.name: self._train(c, server, round, display, raw=observe is not None) for c in mine}
+        host = torch.device("cpu")  # where updates wait for their turn
+        trained = {
+            c.name: self._to(host, self._train(c, server, round, display, raw=observe is not None)) for c in mine
+        }
         reports = self._gather([report for _, report in trained.values()])
         for client in chosen:
             report, owner = reports[client.name], owners[client.name]
@@ -327,11 +334,15 @@ class Distributed:
             own = None if result is None or result.raw is None else result.raw.cpu().numpy().view("u1")
             size = 4 * sum(layouts["encoder"].sizes)
             before = torch.from_numpy(self.ranks.share_bytes(own, size, owner).view("f4"))
-        if result is not None:
-            return result
-        update = decode(data, self.worker.schema(client), client=client.name)
-        arrived = TrainingResult(update, ClientState(), report.losses, before)
-        return move_data_to_device(arrived, self.worker.fabric.device)
+        arrived = result
+        if arrived is None:
+            update = decode(data, self.worker.schema(client), client=client.name)
+            arrived = TrainingResult(update, ClientState(), report.losses, before)
+        return self._to(self.worker.fabric.device, arrived)
+
+    def _to(self, device: torch.device, value: T) -> T:
+        """The same on a device."""
+        return value if self.worker.fabric.device.type == "cpu" else move_data_to_device(value, device)
 
     def _train_fast(self, chosen: Sequence[Client], server: Server, round: int, display: Display) -> list[Report]:
         """Trains this rank's clients, or its share of one, sums their updates, and then those of all ranks at once.
@@ -363,7 +374,7 @@ class Distributed:
                 self._pending.pop(name, None)
             elif self.ranks.rank != members[name][0]:
                 kept = self._elsewhere(report, round)
-                if kept.round and kept.path is None and name in self._pending:
+                if kept.round and name in self._pending:
                     kept.value = self._pending[name].value
                 self._pending[name] = kept
         return [everybody[name] for name in names]

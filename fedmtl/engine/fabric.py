@@ -13,6 +13,7 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
+from fedmtl.engine.ranks import TIMEOUT
 from fedmtl.errors import UserError
 
 
@@ -23,7 +24,7 @@ class FabricConfig:
     Args:
         accelerator: ``auto`` takes a GPU where there is one.
         devices: GPUs of each machine, or processes where there is no GPU; clients are spread over them. Under
-            `torchrun` its number counts.
+            `torchrun` that of its processes counts.
         num_nodes: machines; `torchrun` or Slurm starts the processes on the others.
         reduce: how the updates of several processes are summed. ``exact``: in the order of clients, so that
             results do not depend on the number of processes; ``fast``: each process sums its own, then all at once.
@@ -67,7 +68,7 @@ class FabricConfig:
         try:
             # vectors on GPUs go by NCCL; encoded updates, which are in main memory, by Gloo
             backend = "cpu:gloo,cuda:nccl" if self.accelerator != "cpu" and torch.cuda.is_available() else "gloo"
-            strategy = DDPStrategy(process_group_backend=backend)
+            strategy = DDPStrategy(process_group_backend=backend, timeout=TIMEOUT)
             fabric = Fabric(accelerator=self.accelerator, devices=devices, num_nodes=nodes, strategy=strategy)
             if dist.is_torchelastic_launched() and nodes == 1:
                 _connect(backend)
@@ -114,4 +115,5 @@ def _connect(backend: str) -> None:
     """
     store, rank, world = next(rendezvous("env://"))
     again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    dist.init_process_group(backend, store=PrefixStore(f"start_{again}", store), rank=rank, world_size=world)
+    own = PrefixStore(f"start_{again}", store)
+    dist.init_process_group(backend, store=own, rank=rank, world_size=world, timeout=TIMEOUT)

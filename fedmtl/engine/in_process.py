@@ -256,7 +256,13 @@ class InProcess:
             found, more = fit([(phase, epochs) for phase, epochs in plan if phase.personal])
             losses |= {f"personal_{name}": value for name, value in found.items()}
             optimizers |= more
+            if team:
+                team.mean(buffer for name in client.parts for buffer in run.parts[name].buffers.values())
             kept.own = {name: run.parts[name].read() for name in client.parts}
+        if team:
+            means = torch.tensor(list(losses.values()), device=self.fabric.device)
+            team.mean([means])
+            losses = dict(zip(losses, means.tolist(), strict=True))
         sent = {name: PartUpdate(delta, buffers[name]) for name, delta in deltas.items()}
         update = Update(client.name, len(client.images), sent, message, kept.is_finite())
         if sent and self.upload and update.is_finite():  # the server refuses it otherwise
@@ -288,7 +294,9 @@ class InProcess:
         """What a client's encoded updates must hold."""
         resident = self.residents[client.architecture]
         layouts = self.sent_layouts(client)
-        return Schema({name: (layout, resident.sent_buffers(name)) for name, layout in layouts.items()})
+        return Schema(
+            {name: (layout, resident.sent_buffers(name)) for name, layout in layouts.items()}, len(client.images)
+        )
 
     def place(self, client: Client, update: Update) -> Update:
         """A client's update in the coordinates of the server's state."""

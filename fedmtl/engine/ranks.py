@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fedmtl.errors import UserError
+
+# how long a rank waits for another, which may train for hours while this one has no client; one that has ended is
+# noticed by its connection
+TIMEOUT = timedelta(days=7)
 
 
 class LostRank(UserError):
@@ -25,8 +30,10 @@ def together() -> Iterator[None]:
     """
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
-        reason = str(error).splitlines()[0].rpartition("] ")[2]
+        reason = str(error).partition("\n")[0].rpartition("] ")[2]
         raise LostRank(
             f"another process of the job has ended, see its own message ({reason}); --resume auto goes on from the "
             "last checkpoint"
@@ -107,7 +114,10 @@ class Team:
 
     def __init__(self, ranks: Sequence[int]) -> None:
         self.ranks = list(ranks)
-        self._group: Any = dist.new_group(self.ranks) if self.size > 1 else None
+        self._group: Any = None
+        if self.size > 1:
+            with together():
+                self._group = dist.new_group(self.ranks, timeout=TIMEOUT)
 
     @property
     def size(self) -> int:
@@ -117,8 +127,8 @@ class Team:
     def combine(self, parameters: Iterable[nn.Parameter], images: int) -> None:
         """Makes the gradients those of the mean over the images of all members, of which this one had `images`."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        count = torch.tensor([float(images)], device=gradients[0].device)
-        flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), count / images]).mul_(images)
+        one = gradients[0].new_ones(1)
+        flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), one]).mul_(images)
         with together():
             dist.all_reduce(flat, group=self._group)
         *means, _ = torch.split(flat.div_(flat[-1].clone()), [*(g.numel() for g in gradients), 1])

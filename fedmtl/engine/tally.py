@@ -58,7 +58,8 @@ class Tally:
         fractions = [sums for i in rounds for _, batches in everybody if i < len(batches) for sums in batches[i]]
         for sums in (*counts, *fractions):
             for (name, state), value in sums.items():
-                getattr(self.metrics[name], state).add_(value)
+                total = getattr(self.metrics[name], state)
+                total.add_(value.to(total.device))
 
     def _take(self, *, fractions: bool) -> Sums:
         """States of one kind; they start from zero again."""
@@ -66,7 +67,7 @@ class Tally:
         for name, metric in self.metrics.items():
             for state, value in metric.metric_state.items():
                 if isinstance(value, Tensor) and value.is_floating_point() == fractions:
-                    found[name, state] = value.clone()
+                    found[name, state] = value.to("cpu", copy=True)  # others may have it on other devices
                     value.zero_()
         return found
 

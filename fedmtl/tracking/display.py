@@ -11,7 +11,7 @@ from rich.table import Table
 
 from fedmtl.delta_m import Primary
 
-CLIENTS_IN_TABLE = 32
+MANY_CLIENTS = 32  # with more than these, clients that are alike share a row of the table, and a loss
 TOGETHER = ("client", "data", "tasks", "ids")  # columns of a client that have no range
 
 
@@ -94,7 +94,7 @@ def federation_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Who takes part: a row a client, with its data set, tasks, images, local epochs and steps of a round; where there
     are many clients, a row for those with the same data set and tasks."""
     table = Table(title=f"{len(rows)} client{'s' * (len(rows) > 1)}", caption="epochs and steps: of a round")
-    if len(rows) > CLIENTS_IN_TABLE:
+    if len(rows) > MANY_CLIENTS:
         rows = _by_tasks(rows)
     columns = [column for column in rows[0] if column != "ids"]
     for column in columns:

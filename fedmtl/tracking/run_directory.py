@@ -55,6 +55,17 @@ class RunDirectory:
                 shutil.rmtree(path, ignore_errors=True)
             raise UserError(f"out: can't make the folder {self.path}: {error.strerror}") from error
 
+    @property
+    def job(self) -> str | None:
+        """The torchrun job that started the run, which it goes on with by itself."""
+        path = self.path / "job.txt"
+        return path.read_text(encoding="utf-8") if path.is_file() else None
+
+    def note_job(self, job: str | None) -> None:
+        """Notes the job that runs it now."""
+        if job is not None:
+            write_text(self.path / "job.txt", job)
+
     def remove(self) -> None:
         """Takes the folder away again, if `create` made it."""
         if self._new:

@@ -136,15 +136,15 @@ SLOW_DISK = "import os, time; real = os.fsync; os.fsync = lambda file: (time.sle
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [[], ON_DISK], ids=["memory", "disk"])
-def test_a_run_that_is_killed_twenty_times_ends_like_one_that_is_not(
-    start: Any, end: Any, runs: Path, words: list[str]
+@pytest.mark.parametrize(("words", "kills"), [([], 20), (ON_DISK, 8)], ids=["memory", "disk"])
+def test_a_run_that_is_killed_many_times_ends_like_one_that_is_not(
+    start: Any, end: Any, runs: Path, words: list[str], kills: int
 ) -> None:
-    words = [*words, "--rounds", "20", "--eval_every", "5"]
+    words = [*words, "--rounds", "26", "--eval_every", "13"]  # more than the kills leave time for
     undisturbed = start("whole", *words)
     rng = np.random.default_rng(5)
     killed, saving, reached = runs / "killed", 0, [0]
-    for number in range(20):
+    for number in range(kills):
         process = start("killed", *words, "--resume", "auto", first=SLOW_DISK)
         if number % 4 == 0:
             time.sleep(rng.uniform(0.1, 1.2))
@@ -159,8 +159,8 @@ def test_a_run_that_is_killed_twenty_times_ends_like_one_that_is_not(
         saving += any(".ckpt" in name or ".safetensors" in name for name, _ in partial_files(killed))
         reached.append(newest(killed))
     assert reached == sorted(reached)
-    assert len(set(reached)) > 5
-    assert saving >= 4
+    assert len(set(reached)) > 3
+    assert saving >= 1
     assert undisturbed.wait() == 0, undisturbed.log.read_text()
     last = start("killed", *words, "--resume", "auto")
     assert last.wait() == 0, last.log.read_text()
