@@ -136,11 +136,15 @@ class Orchestrator:
                         self._settle(checkpoints)
                         self.save(checkpoints, best=improved, **beside)
                 self._settle(checkpoints)
-            except Exception:
+            except BaseException as error:
                 self.engine.ranks.leave()  # others may wait for this one
                 checkpoints.give_up(PATIENCE)
                 checkpoints.wait()
-                if not self._moving and (self.trained is not None or checkpoints.written < self.round):
+                if (
+                    isinstance(error, Exception)  # not a second Ctrl-C
+                    and not self._moving
+                    and (self.trained is not None or checkpoints.written < self.round)
+                ):
                     self.save(checkpoints, **beside)
                 stop.check(patience=0.5)  # a signal ends other processes and data workers, too; their loss may be first
                 raise

@@ -128,6 +128,7 @@ def fit(
             directory.write_results(results)
             if orchestrator.unified:
                 orchestrator.export(directory)
+    ranks.leave()
     console.print(results_table(results))
     if orchestrator.baseline is None:
         say(

@@ -14,18 +14,19 @@ import fedmtl.commands.fit
 import fedmtl.data  # noqa: F401
 from fedmtl.cli import main
 
-for line in sys.stdin:
-    order = json.loads(line)
-    if "wait" in order:
-        print(os.waitstatus_to_exitcode(os.waitpid(order["wait"], 0)[1]), flush=True)
-    elif child := os.fork():
-        with suppress(OSError):
-            os.setpgid(child, child)
-        print(child, flush=True)
-    else:
-        os.setpgid(0, 0)
-        log = os.open(order["log"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        exec(order["first"])
-        sys.exit(main(order["words"]))
+if __name__ == "__main__":
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "wait" in order:
+            print(os.waitstatus_to_exitcode(os.waitpid(order["wait"], 0)[1]), flush=True)
+        elif child := os.fork():
+            with suppress(OSError):
+                os.setpgid(child, child)
+            print(child, flush=True)
+        else:
+            os.setpgid(0, 0)
+            log = os.open(order["log"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            exec(order["first"])
+            sys.exit(main(order["words"]))

@@ -315,6 +315,9 @@ def test_the_readmes_commands_run_in_their_order(
         small: list[str] = []
         if command[0] == "fit":
             nyud = "nyud" in " ".join(command)
+            many = ["--clients", "[{tasks: [semseg], count: 9}]", "--participation", "0.5", "--server.min_clients", "1"]
+            alone = ["--fabric.devices", "1"]  # more are other processes, see test_ranks
             small = [*small_nyud, "--tracker", "null"] if nyud else ["--config", str(tiny), "--out", "runs"]
+            small += [*alone, *(many if "thousands" in " ".join(command) else [])]
         result = fedmtl(command[0], *command[1:], *small)
         assert result.code == 0, f"{' '.join(command)}: {result.error}"

@@ -13,7 +13,8 @@ from .comparing import same
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 METHODS = EXPERIMENTS / "methods"
-OTHERS = {"scenes_local", "scenes_fedavg", "scenes_dea", "scenes_central_single"}  # in test_fit, or share nothing
+# in test_fit and test_scale, or share nothing
+OTHERS = {"scenes_local", "scenes_fedavg", "scenes_dea", "scenes_central_single", "scenes_thousands"}
 NAMES = sorted(path.stem for path in EXPERIMENTS.glob("scenes_*.yaml") if path.stem not in OTHERS)
 VARIANTS = sorted(path.stem for path in METHODS.glob("dea_*.yaml"))
 

@@ -136,7 +136,7 @@ SLOW_DISK = "import os, time; real = os.fsync; os.fsync = lambda file: (time.sle
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("words", "kills"), [([], 20), (ON_DISK, 8)], ids=["memory", "disk"])
+@pytest.mark.parametrize(("words", "kills"), [([], 20), (ON_DISK, 5)], ids=["memory", "disk"])
 def test_a_run_that_is_killed_many_times_ends_like_one_that_is_not(
     start: Any, end: Any, runs: Path, words: list[str], kills: int
 ) -> None:

@@ -372,12 +372,12 @@ def test_checkpoints_are_not_unpickled(
     fit: Callable[..., Any], fedmtl: Callable[..., Any], run: Path, mark: Path, bomb: Bomb
 ) -> None:
     state = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
-    for path in (run / "checkpoints").iterdir():
+    for path in (run / "checkpoints").glob("*.ckpt"):
         torch.save({**state, "more": bomb}, path)
     refused(fedmtl("evaluate", run), "round_000001.ckpt is damaged")
     refused(fedmtl("evaluate", run, "--checkpoint", "best"), "best.ckpt is damaged")
     refused(fit("scenes_dea", "--rounds", "1", "--name", "a", "--resume", "auto"), "round_000001.ckpt is damaged")
-    for path in (run / "checkpoints").iterdir():
+    for path in (run / "checkpoints").glob("*.ckpt"):
         pickled(bomb, path)
     refused(fedmtl("evaluate", run), "round_000001.ckpt is damaged")
     assert not mark.exists()
