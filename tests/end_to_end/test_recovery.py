@@ -159,8 +159,8 @@ def test_a_run_that_is_killed_many_times_ends_like_one_that_is_not(
         saving += any(".ckpt" in name or ".safetensors" in name for name, _ in partial_files(killed))
         reached.append(newest(killed))
     assert reached == sorted(reached)
-    assert len(set(reached)) > 3
-    assert saving >= 1
+    assert len(set(reached)) > kills // 3
+    assert saving >= kills // 20  # of a few, perhaps none hits a save
     assert undisturbed.wait() == 0, undisturbed.log.read_text()
     last = start("killed", *words, "--resume", "auto")
     assert last.wait() == 0, last.log.read_text()
