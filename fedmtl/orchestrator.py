@@ -140,13 +140,11 @@ class Orchestrator:
                 self.engine.ranks.leave()  # others may wait for this one
                 checkpoints.give_up(PATIENCE)
                 checkpoints.wait()
-                if (
-                    isinstance(error, Exception)  # not a second Ctrl-C
-                    and not self._moving
-                    and (self.trained is not None or checkpoints.written < self.round)
-                ):
+                if not isinstance(error, Exception):  # a second Ctrl-C
+                    raise
+                if not self._moving and (self.trained is not None or checkpoints.written < self.round):
                     self.save(checkpoints, **beside)
-                stop.check(patience=0.5)  # a signal ends other processes and data workers, too; their loss may be first
+                stop.check(patience=0.5)  # a signal ends other ranks, too; their loss may be first
                 raise
             finally:
                 self.engine.on_batch(None)

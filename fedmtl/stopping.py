@@ -11,10 +11,14 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 
 
 def stand_by(worker: int = 0) -> None:
-    """For a worker process: leaves such signals to its parent, which still needs it, and ends it by SIGTERM."""
+    """For a worker process: leaves such signals to its parent, which still needs it; its second SIGTERM ends it."""
+
+    def spare(number: int, frame: FrameType | None) -> None:  # it may have been sent to the whole job
+        signal.signal(number, signal.SIG_DFL)
+
     for name in SIGNALS:
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_DFL if name == "SIGTERM" else signal.SIG_IGN)
+            signal.signal(getattr(signal, name), spare if name == "SIGTERM" else signal.SIG_IGN)
 
 
 class Stopped(Exception):

@@ -47,5 +47,12 @@ def test_another_thread_changes_no_handlers() -> None:
 
 def test_a_worker_leaves_signals_to_its_parent() -> None:
     code = "import os, signal; from fedmtl.stopping import stand_by, SIGNALS; stand_by()\n"
-    code += "[os.kill(os.getpid(), getattr(signal, name)) for name in SIGNALS if name != 'SIGTERM']; print('alive')"
+    code += "[os.kill(os.getpid(), getattr(signal, name)) for name in SIGNALS]; print('alive')"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "alive\n"
+
+
+def test_the_second_sigterm_ends_a_worker() -> None:
+    code = "import signal; from fedmtl.stopping import stand_by; stand_by(); signal.raise_signal(signal.SIGTERM)\n"
+    code += "print('alive', flush=True); signal.raise_signal(signal.SIGTERM); print('still')"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.stdout, ended.returncode) == ("alive\n", -signal.SIGTERM)

@@ -45,7 +45,7 @@ def at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, call: int, do: Ca
 
 
 def signalled(name: str) -> Callable[[], None]:
-    return lambda: os.kill(os.getpid(), getattr(signal, name))
+    return lambda: signal.raise_signal(getattr(signal, name))  # handled before it returns
 
 
 # --- killed --------------------------------------------------------------------------------------------------
