@@ -23,10 +23,10 @@ fit: $(READY)  ## run FedDEA on the built-in scenes (again: go on, or show the r
 	$(BIN)/fedmtl fit --config experiments/scenes_dea.yaml --resume auto
 
 test: $(READY)  ## run all tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 quick: $(READY)  ## run the tests that are not marked slow
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 lint: $(READY)  ## check style and formatting
 	$(BIN)/ruff check .

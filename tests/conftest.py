@@ -1,6 +1,7 @@
 """Fixtures that several test folders share."""
 
 import itertools
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # each has a core to itself; torch reads this when it is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from .data.folder_files import BLOCKS
 from .data.pascal_files import make_pascal
