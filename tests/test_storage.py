@@ -1,15 +1,17 @@
 """Storage: any tree comes back as it was, damage is noticed, writing is whole or not at all."""
 
+import gc
 import json
 import os
 import resource
+import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -47,6 +49,24 @@ def equal(a: Any, b: Any) -> bool:
 @given(TREES)
 def test_any_tree_comes_back_as_it_was(tree: Any) -> None:
     assert equal(storage.unpack(storage.pack(tree)), tree)
+
+
+@given(TREES)
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_tree_comes_back_from_a_file(tmp_path: Path, tree: Any) -> None:
+    storage.write(tmp_path / "tree.safetensors", tree)
+    assert equal(storage.read(tmp_path / "tree.safetensors"), tree)
+
+
+def test_reading_again_and_again_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "tree.safetensors"
+    storage.write(path, [torch.randn(300, 4) for _ in range(20)])
+    for times in (1, 50):
+        before = sys.getallocatedblocks()
+        for _ in range(times):
+            storage.read(path)
+        gc.collect()
+    assert sys.getallocatedblocks() - before < 200  # get_tensor of safetensors 0.8 would leave 2,000
 
 
 def test_an_optimizer_state_loads_again_from_a_file(tmp_path: Path) -> None:
