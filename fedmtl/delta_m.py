@@ -5,10 +5,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedmtl.errors import UserError
-from fedmtl.tasks import Task
+
+if TYPE_CHECKING:  # tasks load torch, and who reads results needs none
+    from fedmtl.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Primary:
     protocol: str = ""
 
 
-def primary_metrics(tasks: Mapping[str, Task]) -> dict[str, Primary]:
+def primary_metrics(tasks: "Mapping[str, Task]") -> dict[str, Primary]:
     """Metric, direction and protocol of each task."""
     return {
         name: Primary(task.primary, bool(task.metric().higher_is_better), task.protocol) for name, task in tasks.items()

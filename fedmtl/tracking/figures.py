@@ -54,6 +54,20 @@ def save_sheet(path: Path, strips: Mapping[str, Sequence[Picture]]) -> None:
     sheet(titles, rows).save(path)
 
 
+def save_strips(path: Path, round: int, strips: Mapping[str, Sequence[Picture]]) -> None:
+    """The strips themselves as one npz, so that runs can be put side by side: ``<image>/<task>``, and ``round``.
+
+    Args:
+        path: where it is written.
+        round: the round that they show.
+        strips: see `strips`; large ones are shrunk as on a sheet.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shrunk = {f"{i}/{task}": _shrunk(strip) for task, several in strips.items() for i, strip in enumerate(several)}
+    with open(path, "wb") as file:
+        np.savez_compressed(file, round=np.asarray(round), **shrunk)  # type: ignore[arg-type]
+
+
 def sheet(
     titles: Sequence[str],
     rows: Sequence[Sequence[Picture]],
@@ -86,6 +100,15 @@ def sheet(
         top += band + row[0].height
     result.paste(key, (0, top))
     return result
+
+
+def _shrunk(strip: Picture) -> Picture:
+    """Three pictures side by side, each no larger than on a sheet."""
+    height, width = strip.shape[0], strip.shape[1] // 3
+    if max(height, width) <= MAX_SIDE:
+        return strip
+    thirds = [np.asarray(_resized(strip[:, start : start + width])) for start in (0, width, 2 * width)]
+    return np.concatenate(thirds, axis=1)
 
 
 def _resized(picture: Picture) -> Image.Image:

@@ -36,6 +36,7 @@ class RunDirectory:
         self.metrics = self.path / "metrics.jsonl"
         self.diagnostics = self.path / "diagnostics.jsonl"
         self.results = self.path / "results.json"
+        self.measured = self.path / "measured.json"
         self.federation = self.path / "federation.json"
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"
@@ -115,6 +116,10 @@ class RunDirectory:
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Writes results.json."""
         _write(self.results, json.dumps(_finite(results), indent=2) + "\n")
+
+    def write_measured(self, measured: Mapping[str, Any]) -> None:
+        """Writes measured.json: what results.json will say of the metrics, for who looks at the run before its end."""
+        _write(self.measured, json.dumps(measured) + "\n")
 
     def write_unified(self, weights: bytes) -> None:
         """Writes the unified model's weights, a safetensors file, as ``unified/model.safetensors``."""

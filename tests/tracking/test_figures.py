@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedmtl.tracking.figures import save_sheet, sheet
+from fedmtl.tracking.figures import save_sheet, save_strips, sheet
 
 
 def noise(*size: int) -> np.ndarray:
@@ -58,3 +58,16 @@ def test_a_title_stays_in_its_column():
     long, none = (np.asarray(sheet(t, rows)) for t in (titles, blank))
     np.testing.assert_array_equal(long[:, 200:], none[:, 200:])
     assert (long[:, :200] != none[:, :200]).any()
+
+
+def test_strips_are_kept_as_they_are_and_large_ones_shrunk(tmp_path):
+    small, large = noise(10, 30), np.concatenate([np.full((500, 375, 3), i * 50, np.uint8) for i in range(3)], axis=1)
+    path = tmp_path / "figures" / "latest.npz"
+    save_strips(path, 7, {"semseg": [small, small], "day/depth": [large, large]})
+    with np.load(path, allow_pickle=False) as saved:
+        assert sorted(saved.files) == ["0/day/depth", "0/semseg", "1/day/depth", "1/semseg", "round"]
+        assert saved["round"] == 7
+        np.testing.assert_array_equal(saved["1/semseg"], small)
+        assert saved["0/day/depth"].shape == (400, 900, 3)
+        for i in range(3):
+            assert (saved["0/day/depth"][:, 300 * i : 300 * (i + 1)] == i * 50).all()

@@ -1,0 +1,52 @@
+"""`fedmtl compare`: runs side by side, seeds of one configuration together."""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+EPILOG = """RUN is a run's folder or a folder of runs; runs that still go on are shown as far as they are. Runs of one
+configuration that differ in their seeds share a row: mean ± sample standard deviation. --baseline takes a run's
+folder, the name of a row, or a folder's name without _s<seed>; each run is measured against the baseline's run of its
+seed, or where there is none against their mean."""
+
+WIDE = 1000  # characters of a line that goes to a file or another program
+
+
+def parser() -> ArgumentParser:
+    """The command's words."""
+    made = ArgumentParser(prog="fedmtl compare", description=__doc__, epilog=EPILOG, allow_abbrev=False)
+    made.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or a folder of runs")
+    made.add_argument("--baseline", metavar="RUN", help="what Δm is measured against; default: what each run recorded")
+    made.add_argument("--best", action="store_true", help="take each run's best evaluation, not its last")
+    made.add_argument("--html", type=Path, metavar="FILE", help="write one page with tables, charts and pictures")
+    form = made.add_mutually_exclusive_group()
+    form.add_argument("--latex", action="store_true", help="print the table for a paper (booktabs)")
+    form.add_argument("--csv", action="store_true", help="print all numbers with full precision")
+    return made
+
+
+def main(arguments: list[str]) -> None:
+    """Parses the command line, compares, prints."""
+    own = parser().parse_args(arguments)
+
+    from rich.console import Console
+
+    from fedmtl.comparison import compare, table
+
+    comparison = compare(own.runs, own.baseline, best=own.best)
+    if own.html:
+        from fedmtl.comparison.page import write
+
+        write(own.html, comparison)
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDE
+    if own.csv:
+        print(table.csv_text(comparison), end="")
+    elif own.latex:
+        print(table.latex([table.metrics(comparison)]), end="")
+    else:
+        table.show(comparison, console)
+        if own.html:
+            console.print(
+                f"the page with charts and pictures is {own.html}", highlight=False, markup=False, soft_wrap=True
+            )

@@ -1,0 +1,215 @@
+"""Seeds grouped, statistics against NumPy, Δm against baselines of every kind, and what can't be compared."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedmtl.comparison import compare
+from fedmtl.comparison.configs import differences, method
+from fedmtl.comparison.groups import grouped, statistic, stem
+from fedmtl.errors import UserError
+from fedmtl.runs import find, read
+
+from .conftest import DEA, PRIMARY
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9))
+def test_statistics_are_numpys(values: list[float]) -> None:
+    found = statistic([None, *values, float("nan")])
+    assert found is not None
+    assert found.n == len(values)
+    assert found.mean == pytest.approx(np.mean(values), abs=1e-6)
+    if len(values) == 1:
+        assert found.std is None
+    else:
+        assert found.std == pytest.approx(np.std(values, ddof=1), abs=1e-6)
+
+
+def test_nothing_has_no_statistic() -> None:
+    assert statistic([None, float("nan"), float("inf")]) is None
+
+
+def test_seeds_of_one_configuration_are_a_group(make: Any) -> None:
+    paths = [make("dea_s1", {"depth": [1.0]}, upload=DEA), make("plain_s0", {"depth": [1.0]})]
+    paths += [make("dea_s0", {"depth": [1.0]}, upload=DEA, fabric={"threads": 8}, baseline="x", tracker={"a": 1})]
+    groups = grouped(find(paths))
+    assert [(g.name, [run.name for run in g.runs]) for g in groups] == [
+        ("dea", ["dea_s0", "dea_s1"]),
+        ("plain", ["plain_s0"]),
+    ]
+
+
+def test_what_changes_the_method_makes_another_group(make: Any) -> None:
+    make("a_s0", {"depth": [1.0]})
+    make("a_s1", {"depth": [1.0]}, rounds=9)
+    runs = find([make("b_s0", {"depth": [1.0]}, upload=DEA).parent])
+    assert [g.name for g in grouped(runs)] == ["a_s0", "a_s1", "b"], "names without seed would be the same"
+
+
+def test_a_seed_that_comes_twice_is_never_averaged_with_itself(make: Any) -> None:
+    for name in ("first_s0", "again_s0", "first_s1"):
+        make(name, {"depth": [1.0]})
+    runs = find([make("third", {"depth": [1.0]}).parent])
+    assert {g.name: len(g.runs) for g in grouped(runs)} == {"first": 2, "again": 1, "third": 1}
+
+
+def test_groups_of_one_name_in_two_folders_are_told_apart(make: Any, tmp_path: Path) -> None:
+    one = make("dea_s0", {"depth": [1.0]})
+    one.parent.rename(tmp_path / "old")
+    groups = grouped(find([tmp_path / "old" / "dea_s0", make("dea_s0", {"depth": [1.0]}, rounds=4)]))
+    assert [g.name for g in groups] == ["old/dea_s0", "runs/dea_s0"]
+
+
+@pytest.mark.parametrize(("name", "expected"), [("a_s0", "a"), ("a_s12", "a"), ("a_s", "a_s"), ("_s1", "_s1")])
+def test_stem(name: str, expected: str) -> None:
+    assert stem(name) == expected
+
+
+def test_delta_m_against_the_same_seed(three: Path) -> None:
+    found = compare([three], "local")
+    for group in found.groups:
+        expected = []
+        for run in group.runs:
+            base = read(three / f"local_s{run.seed}").values(3)
+            ours = run.values(3)
+            signs = {"semseg": 1, "depth": -1, "normals": -1}
+            expected.append(np.mean([100 * signs[t] * (ours[t] - base[t]) / base[t] for t in base]))
+        assert found.delta_m(group).mean == pytest.approx(np.mean(expected))
+        assert found.delta_m(group).std == pytest.approx(np.std(expected, ddof=1))
+    assert [group.name for group in found.groups] == ["dea", "fedavg", "local"]
+
+
+def test_a_seed_without_its_baseline_is_measured_against_the_mean(make: Any) -> None:
+    for seed, value in enumerate((1.0, 3.0)):
+        make(f"alone_s{seed}", {"depth": [value]}, share="none")
+    make("dea_s1", {"depth": [1.5]})
+    found = compare([make("dea_s7", {"depth": [1.5]}).parent], "alone")
+    dea = found.groups[1]
+    assert [found.changes(run)["depth"] for run in dea.runs] == pytest.approx([50.0, 25.0])
+
+
+def test_a_single_run_as_baseline_counts_for_all_seeds(three: Path) -> None:
+    found = compare([three / "dea_s0", three / "dea_s1"], str(three / "local_s2"))
+    base = read(three / "local_s2").values(3)["depth"]
+    assert [g.name for g in found.groups] == ["local", "dea"]
+    for run in found.groups[1].runs:
+        assert found.changes(run)["depth"] == pytest.approx(100 * (base - run.values(3)["depth"]) / base)
+
+
+def test_a_baseline_is_found_by_a_path_without_seeds(three: Path) -> None:
+    found = compare([three / "dea_s0"], str(three / "local"))
+    assert found.baseline is not None
+    assert [run.name for run in found.baseline.runs] == ["local_s0", "local_s1", "local_s2"]
+
+
+def test_without_a_baseline_it_is_what_the_runs_recorded(make: Any) -> None:
+    make("a_s0", {"depth": [1.0, 0.5]}, recorded=3.0, baseline="alone_s0")
+    found = compare([make("a_s1", {"depth": [1.0, 0.4]}, recorded=5.0, baseline="alone_s1").parent])
+    assert found.delta_m(found.groups[0]).mean == pytest.approx(4.0)
+    assert found.measure == "Δ as the runs recorded it, against alone"
+    assert found.notes == []
+
+
+def test_notes_say_what_to_beware_of(make: Any) -> None:
+    make("a", {"depth": [1.0, 0.5]}, recorded=3.0, baseline="alone_s0")
+    make("b", {"depth": [1.0]}, finished=False, recorded=3.0, baseline="other", rounds=2)
+    data = {"class_path": "fedmtl.data.Scenes", "init_args": {"size": 64}}
+    notes = " | ".join(compare([make("c", {"depth": [None]}, finished=False, data=data).parent]).notes)
+    for text in ("not evaluated yet: c", "unequal progress", "the data differ (data.size)"):
+        assert text in notes
+    assert "no Δm" in compare([make("d", {"depth": [1.0]}, upload=DEA)]).notes[0]
+
+
+def test_best_takes_the_best_evaluation(make: Any) -> None:
+    path = make("a", {"depth": [1.0, 0.2, 0.6]}, finished=False)
+    for best, expected in ((True, 0.2), (False, 0.6)):
+        found = compare([path], best=best)
+        assert found.metric(found.groups[0], "depth").mean == expected
+
+
+def test_tasks_may_differ(make: Any) -> None:
+    make("a", {"depth": [1.0], "semseg": [30.0]})
+    found = compare([make("b", {"depth": [0.5], "normals": [20.0]}, upload=DEA).parent], "a")
+    a, b = found.groups
+    assert list(found.primary) == ["depth", "semseg", "normals"]
+    assert found.metric(b, "semseg") is None
+    assert found.change(b, "normals") is None
+    assert found.delta_m(b).mean == pytest.approx(50.0)
+    assert found.delta_m(a).mean == pytest.approx(0.0)
+
+
+def test_null_metrics_are_no_numbers(make: Any) -> None:
+    found = compare([make("a", {"depth": [1.0, None], "semseg": [30.0, 31.0]})])
+    assert found.metric(found.groups[0], "depth") is None
+    assert found.metric(found.groups[0], "semseg").mean == 31.0
+
+
+def test_runs_that_measure_otherwise_are_refused(make: Any) -> None:
+    a = make("a", {"depth": [1.0]})
+    other = PRIMARY | {"depth": {"metric": "RMSE", "higher_is_better": False, "protocol": "by image"}}
+    b = make("b", {"depth": [1.0]}, primary=other)
+    c = make("c", {"depth": [1.0]}, validation={"scenes": 6})
+    with pytest.raises(UserError, match=r"^b can't be compared with a: depth by RMSE .by image. and by RMSE; leave"):
+        compare([a, b])
+    with pytest.raises(UserError, match="depth was measured on 6 images of scenes and on 5 images of scenes"):
+        compare([a, c])
+    with pytest.raises(UserError, match="can't be compared"):
+        compare([a], str(c))
+    assert len(compare([c, make("d", {"semseg": [1.0]})]).groups) == 2, "no task in common"
+
+
+def test_a_run_that_goes_on_takes_its_metrics_from_those_that_are_done(make: Any) -> None:
+    protocol = PRIMARY | {"depth": {"metric": "absRel", "higher_is_better": False, "protocol": "p"}}
+    done = make("a", {"depth": [0.3]}, primary=protocol)
+    going = make("b", {"depth": [0.2]}, primary=protocol, finished=False)
+    with open(going / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"round": 2, "val/depth/RMSE": 9.0, "val/depth/absRel": 0.1}) + "\n")
+    found = compare([going, done])
+    assert found.metric(found.groups[0], "depth").mean == 0.1
+
+
+@pytest.mark.parametrize(
+    ("baseline", "message"),
+    [
+        ("gone", r"--baseline: gone is neither a run's folder nor one of these runs \(dea, fedavg, local\)"),
+        ("{}", "--baseline: .* holds runs of 3 configurations"),
+        ("", "--baseline: .* is neither|--baseline: .* holds|is not the folder of a run"),
+    ],
+)
+def test_a_baseline_that_is_none_is_refused(baseline: str, message: str, three: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        compare([three], baseline.format(three))
+
+
+def test_a_baseline_without_an_evaluation_is_refused(make: Any, three: Path) -> None:
+    with pytest.raises(UserError, match="new has no evaluation yet"):
+        compare([three], str(make("new", {"depth": [None]}, finished=False)))
+
+
+def test_differences_are_short(make: Any) -> None:
+    cagrad = {"aggregator": {"class_path": "fedmtl.aggregation.CAGrad", "init_args": {"c": 0.4, "flag": False}}}
+    runs = [
+        read(make("a", {"depth": [1.0]}, upload=DEA)),
+        read(make("b", {"depth": [1.0]}, upload=[{**DEA[0], "init_args": {**DEA[0]["init_args"], "rho": 0.2}}])),
+        read(make("c", {"depth": [1.0]}, server=cagrad, seed=4)),
+    ]
+    found = differences([method(run) for run in runs])
+    assert found["upload[0].rho"] == ["0.5", "0.2", ""]
+    assert found["server.aggregator"] == ["", "", "CAGrad, c 0.4"]
+    assert not any("seed" in key or "scope" in key for key in found)
+
+
+def test_a_knot_of_references_is_refused(make: Any) -> None:
+    path = make("a", {"depth": [1.0]})
+    lines = ["a0: &a0 [x, y]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12))]
+    (path / "config.yaml").write_text("\n".join(lines))
+    with pytest.raises(UserError, match="too large"):
+        compare([path])
+    (path / "config.yaml").write_text("a: &a [*a, {b: 1}]")
+    with pytest.raises(UserError, match="too large"):
+        compare([path])
