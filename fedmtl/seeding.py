@@ -1,9 +1,12 @@
 """Independent random streams: every random choice comes from (seed, purpose, keys) and from nothing else."""
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:  # who draws from NumPy alone does not wait for torch
+    import torch
 
 
 def derive_seed(seed: int, purpose: str, *keys: int | str) -> int:
@@ -21,6 +24,8 @@ def numpy_stream(seed: int, purpose: str, *keys: int | str) -> np.random.Generat
     return np.random.default_rng(derive_seed(seed, purpose, *keys))
 
 
-def torch_stream(seed: int, purpose: str, *keys: int | str) -> torch.Generator:
+def torch_stream(seed: int, purpose: str, *keys: int | str) -> "torch.Generator":
     """A CPU torch generator for one purpose."""
+    import torch
+
     return torch.Generator().manual_seed(derive_seed(seed, purpose, *keys))
