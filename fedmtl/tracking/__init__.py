@@ -3,7 +3,7 @@
 from fedmtl.tracking.base import RunInfo, Tracker
 from fedmtl.tracking.run_directory import RunDirectory
 
-__all__ = ["RunDirectory", "RunInfo", "Tracker", "WandB"]
+__all__ = ["RunDirectory", "RunInfo", "TensorBoard", "Tracker", "WandB"]
 
 
 def __getattr__(name: str) -> type[Tracker]:
@@ -11,4 +11,8 @@ def __getattr__(name: str) -> type[Tracker]:
         from fedmtl.tracking.wandb_tracker import WandB
 
         return WandB
+    if name == "TensorBoard":
+        from fedmtl.tracking.tensorboard_tracker import TensorBoard
+
+        return TensorBoard
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 Picture = NDArray[np.uint8]  # (H, W, 3)
 Metrics = Mapping[str, float | int | None]
+ClassMap = NDArray[np.uint8]  # (H, W) of class indices, 255 where unknown
 
 
 @dataclass
@@ -30,8 +31,28 @@ class RunInfo:
     identity: str | None = None
 
 
+@dataclass(frozen=True)
+class Segmented:
+    """One image of a task whose labels are classes.
+
+    Attributes:
+        image: the input.
+        truth: its label.
+        prediction: what the model says.
+        names: of the classes, by index.
+    """
+
+    image: Picture
+    truth: ClassMap
+    prediction: ClassMap
+    names: Sequence[str]
+
+
 class Tracker(ABC):
-    """Takes a run's metrics once a round and its pictures at evaluations."""
+    """Takes a run's metrics once a round and its pictures at evaluations.
+
+    What it raises after its start is a warning in the log, and training goes on.
+    """
 
     @abstractmethod
     def start(self, run: RunInfo) -> None:
@@ -44,6 +65,12 @@ class Tracker(ABC):
     @abstractmethod
     def pictures(self, round: int, strips: Mapping[str, Sequence[Picture]]) -> None:
         """Per task, one picture an image: input, truth and prediction side by side."""
+
+    def segmentations(self, round: int, images: Mapping[str, Sequence[Segmented]]) -> None:  # noqa: B027, a choice
+        """The same images for each task whose labels are classes, as label maps; left out by default."""
+
+    def diagnostics(self, round: int, details: Mapping[str, Any]) -> None:  # noqa: B027
+        """All that the diagnostics of a round measured, see `Diagnostics.measure`; left out by default."""
 
     @abstractmethod
     def finish(self, summary: Metrics, *, failed: bool) -> None:

@@ -1,27 +1,39 @@
 """Weights & Biases: offline unless there is a key or the configuration says otherwise."""
 
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import wandb
 
 from fedmtl.errors import UserError
-from fedmtl.tracking.base import Metrics, Picture, RunInfo, Tracker
+from fedmtl.tracking.base import ClassMap, Metrics, Picture, RunInfo, Segmented, Tracker
+from fedmtl.tracking.federation import federation_table
+from fedmtl.tracking.method import columns, tags
 
 log = logging.getLogger(__name__)
+
+# first parts of the names of what is logged
+GROUPS = ("train", "val", "diag", "time", "bytes", "server", "pictures", "masks", "heat_maps")
+MOST_CLASSES = 126  # a mask's pixels are signed bytes, and one value means unknown
 
 
 class WandB(Tracker):
     """Logs to Weights & Biases with ``round`` as the axis of every chart.
+
+    Beside the whole configuration a run has columns of short names (``method``, ``method/upload``, …); its tags are
+    what its method and data are made of, and those given.
 
     Args:
         mode: ``auto`` is online where a key is set up, else offline.
         project: project of the run.
         entity: team or user.
         group: what the run is grouped under (default: its name without a trailing ``_s<seed>``).
-        tags: tags of the run.
+        tags: more tags of the run.
         job_type: kind of job.
     """
 
@@ -40,20 +52,21 @@ class WandB(Tracker):
 
     def start(self, run: RunInfo) -> None:
         """Opens the W&B run, or goes on with it."""
-        mode = self.mode if self.mode != "auto" else _mode()
+        mode = self.mode if self.mode != "auto" else "online" if has_key() else "offline"
+        self._directory: Path | None = run.directory
         try:
             self._run = wandb.init(
                 mode=mode,
                 project=self.project,
                 entity=self.entity,
-                group=self.group or re.sub(r"_s\d+$", "", run.name),
-                tags=self.tags,
+                group=self.group or _group(run.name),
+                tags=list(dict.fromkeys([*tags(run.config), *(self.tags or [])])),
                 job_type=self.job_type,
                 name=run.name,
                 id=run.identity,
                 resume="allow" if mode == "online" and run.identity else None,
                 dir=str(run.directory),
-                config=dict(run.config),
+                config={**run.config, **columns(run.config)},
                 settings=wandb.Settings(silent=True, console="off"),
             )
         except wandb.Error as error:
@@ -62,14 +75,19 @@ class WandB(Tracker):
                 "set tracker.mode: offline"
             ) from error
         self._run.define_metric("round")
-        for group in ("train", "val", "diag", "time", "bytes", "server", "pictures"):
+        for group in GROUPS:
             self._run.define_metric(f"{group}/*", step_metric="round")
         if mode == "offline":
             log.info("W&B is offline; to upload later: wandb sync %s", self._run.settings.sync_dir)
 
     def log(self, metrics: Metrics) -> None:
-        """One row of history."""
-        self._run.log({name: value for name, value in metrics.items() if value is not None})
+        """One row of history; who has what goes with the first."""
+        row: dict[str, Any] = {name: value for name, value in metrics.items() if value is not None}
+        if self._directory is not None:
+            names, clients = federation_table(self._directory)
+            row["federation"] = wandb.Table(columns=[*names], data=clients)
+            self._directory = None
+        self._run.log(row)
 
     def pictures(self, round: int, strips: Mapping[str, Sequence[Picture]]) -> None:
         """A panel a task."""
@@ -78,6 +96,23 @@ class WandB(Tracker):
             for task, images in strips.items()
         }
         self._run.log({"round": round, **panels})
+
+    def segmentations(self, round: int, images: Mapping[str, Sequence[Segmented]]) -> None:
+        """A panel a task, whose classes can be switched on and off by name."""
+        panels = {
+            f"masks/{task}": [wandb.Image(one.image, masks=_masks(one)) for one in several]
+            for task, several in images.items()
+            if several and len(several[0].names) <= MOST_CLASSES
+        }
+        if panels:
+            self._run.log({"round": round, **panels})
+
+    def diagnostics(self, round: int, details: Mapping[str, Any]) -> None:
+        """Heat maps."""
+        from fedmtl.tracking.heat_maps import heat_maps  # matplotlib takes a while, and few runs need it
+
+        drawn = {f"heat_maps/{name}": wandb.Image(picture) for name, picture in heat_maps(round, details).items()}
+        self._run.log({"round": round, **drawn})
 
     def finish(self, summary: Metrics, *, failed: bool) -> None:
         """Writes the summary and closes the run."""
@@ -90,10 +125,25 @@ class WandB(Tracker):
         return str(self._run.id)
 
 
-def _mode() -> Literal["online", "offline"]:
-    """Online where a key is set up and the server takes it."""
+def _group(name: str) -> str:
+    """A run's name without its seed, and without what `fit` adds to it under an agent of a sweep."""
+    return re.sub(r"_s\d+$", "", name.removesuffix(f"_{os.environ.get('WANDB_RUN_ID')}"))
+
+
+def has_key() -> bool:
+    """Whether a key is set up and the server takes it."""
     try:
-        return "online" if wandb.login(prompt=False) else "offline"
+        return bool(wandb.login(prompt=False))
     except wandb.Error as error:
         log.warning("W&B can't be reached with the key that is set up (%s)", str(error).splitlines()[0])
-        return "offline"
+        return False
+
+
+def _masks(one: Segmented) -> dict[str, Any]:
+    """Truth and prediction as W&B takes them; it has signed bytes, so unknown (255) is the number after the last."""
+    labels = {**dict(enumerate(one.names)), len(one.names): "unknown"}
+
+    def mask(classes: ClassMap) -> dict[str, Any]:
+        return {"mask_data": np.minimum(classes, len(one.names)), "class_labels": labels}
+
+    return {"truth": mask(one.truth), "prediction": mask(one.prediction)}
