@@ -6,17 +6,12 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 from fedmtl import __version__
+from fedmtl.commands import COMMANDS
 from fedmtl.errors import UserError
 from fedmtl.stopping import Stopped
 from fedmtl.trust import BUILT_IN, Trust, limited
 
 STOPPED = 75  # exit code: what sysexits.h calls a temporary failure; try again
-
-COMMANDS = {
-    "fit": "train one unified model across clients, from a configuration file",
-    "evaluate": "measure a run's model again, on every task",
-    "data": "check and preview data sets, where to get them, and who has what in a federation",
-}
 
 # what a RuntimeError of a library means, by what its text holds
 HINTS = {
@@ -46,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand.
 
     Returns:
-        Exit code: 0, 1 where `data check` has found something, 2 for a mistake that the user can mend, 75 when a
-        signal has stopped a run that can be gone on with, 130 when interrupted.
+        Exit code: 0; 1 where `data check` or `doctor` has found something, or a run of a sweep failed; 2 for a mistake
+        that the user can mend; 75 when a signal has stopped a run that can be gone on with; 130 when interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
@@ -66,14 +61,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.path.append("")  # classes of the user's own, named in YAML, are found in the working directory
     try:
         with limited(trusted):
-            importlib.import_module(f"fedmtl.commands.{command}").main(words[1:])
+            module = "fit_help" if command == "fit" and not {"-h", "--help"}.isdisjoint(words) else command
+            importlib.import_module(f"fedmtl.commands.{module}").main(words[1:])
     except UserError as error:
         if debug:
             raise
         # from a data worker it arrives with the worker's trace before it
         return _fail(f"fedmtl {command}", str(error).splitlines()[-1].removeprefix("fedmtl.errors.UserError: "))
     except Stopped as stopped:
-        return _fail(f"fedmtl {command}", f"stopped by {stopped}; --resume auto goes on", code=STOPPED)
+        advice = "the same command again goes on" if command == "sweep" else "--resume auto goes on"
+        return _fail(f"fedmtl {command}", f"stopped by {stopped}; {advice}", code=STOPPED)
     except KeyboardInterrupt:
         if debug:
             raise

@@ -3,8 +3,9 @@
 import inspect
 import re
 from argparse import ArgumentError
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings  # type: ignore[attr-defined]
 from jsonargparse._common import parsing_settings
 
+from fedmtl.commands.advice import advice, beside_classes, holds, wrong_key
+from fedmtl.commands.catalogue import experiments
 from fedmtl.errors import UserError
 from fedmtl.experiment import Experiment
 from fedmtl.trust import Trust, of_own_files, refusal
@@ -35,6 +38,9 @@ PLAIN = {
     r"a typing\.Literal": "one of ",
     r"Type .+? expects a function or a callable class: ": "",
     r"Expected a dot import path string: (\S+)": r"there is no class \1; give its import path",
+    r"Expected an? int\b": "Expected a whole number",
+    r"Expected an? float\b": "Expected a number",
+    r"Expected an? bool\b": "Expected true or false",
 }
 OTHER_TYPE = (
     "unrecognized arguments: --",
@@ -42,6 +48,8 @@ OTHER_TYPE = (
     "Expected an instantiatable class",
     "Expected a <class 'dict'>",
     "Expected a <class 'float'>",
+    "Expected a float",
+    "Expected a int",
     "Expected a dict",
 )
 NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a <class 'NoneType'>")
@@ -93,19 +101,54 @@ def parse(parser: ArgumentParser, arguments: list[str]) -> Namespace:
         else:
             others.append(word)
     merged: dict[str, Any] = {}
+    contents: dict[Path, dict[str, Any]] = {}
     for file in files:
-        merged = merge(merged, _read(Path(file)))
+        merged = merge(merged, _read(Path(file), contents))
     content = [f"--config={yaml.safe_dump(merged, sort_keys=False)}"] if merged else []
     try:
         return parser.parse_args([*content, *others])
     except ArgumentError as error:
-        raise UserError(clear(str(error))) from error
+        _refuse_stray(_parts(str(error))[0], contents)
+        options = [name.removeprefix("--") for action in parser._actions for name in action.option_strings]
+        raise UserError(_origin(str(error), contents, others) + clear(str(error), options)) from error
 
 
-def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A file's keys over those of the files that its ``config`` key names, a later one over an earlier."""
+def _origin(message: str, contents: Mapping[Path, dict[str, Any]], words: list[str]) -> str:
+    """The file that a mistake is in, with ``: `` behind; empty where it is on the command line.
+
+    Args:
+        message: what the parser says.
+        contents: what each file holds itself, in the order in which they merge.
+        words: the command line without its files.
+    """
+    key, _, reason = _parts(message)
+    path = ".".join(part for part in (key, wrong_key(reason)) if part)
+    given = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
+    if any(f"{path}.".startswith(f"{word}.") or (word.startswith(f"{path}.")) for word in given):
+        return ""
+    files = [file for file, content in contents.items() if path and holds(content, path.split("."))]
+    return f"{files[-1]}: " if files else ""
+
+
+def _refuse_stray(key: str, contents: Mapping[Path, dict[str, Any]]) -> None:
+    """Raises UserError where a file has a misspelt ``class_path`` or ``init_args`` below a key; the parser would speak
+    of something else."""
+    for path, content in contents.items():
+        for above, wrong, meant in beside_classes(content):
+            if f"{above}.".startswith(f"{key}."):
+                raise UserError(f"{path}: {above}: there is no key {wrong!r} beside a class; did you mean {meant}?")
+
+
+def _read(path: Path, contents: dict[Path, dict[str, Any]], below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A file's keys over those of the files that its ``config`` key names, a later one over an earlier.
+
+    Args:
+        path: the file.
+        contents: what each file holds itself is added here, in the order in which they merge.
+        below: the files whose ``config`` keys led here.
+    """
     if not path.is_file():
-        raise UserError(f"--config: there is no file {path}")
+        raise UserError(f"--config: there is no file {path}{_near_file(path)}")
     if path.resolve() in below:
         raise UserError(f"{path}: its config key leads back to itself")
     try:
@@ -118,8 +161,19 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise UserError(f"{path}: config names a base file, or a list of them, not {bases}")
-    files = [_read(path.parent / base, (*below, path.resolve())) for base in bases]
+    files = [_read(path.parent / base, contents, (*below, path.resolve())) for base in bases]
+    contents[path] = content
     return reduce(merge, [*files, content])
+
+
+def _near_file(path: Path) -> str:
+    """The file that may have been meant: one of a similar name beside it, or one that comes with the package."""
+    there = [one.name for one in path.parent.glob("*.yaml")]
+    if near := get_close_matches(path.name, there, n=1, cutoff=0.75):
+        return f"; did you mean {path.parent / near[0]}?"
+    parts = path.parts[path.parts.index("experiments") + 1 :] if "experiments" in path.parts else path.parts
+    ours = experiments().joinpath(*parts)
+    return f"; did you mean {ours}?" if not path.is_absolute() and ours.is_file() else ""
 
 
 def merge(base: Any, over: Any) -> Any:
@@ -165,8 +219,21 @@ def plain_errors() -> Iterator[None]:
         raise UserError(clear(str(error))) from error
 
 
-def clear(message: str) -> str:
-    """The parser's indented account of a mistake as one line: the key in full, the class, the innermost reason."""
+def clear(message: str, options: Iterable[str] = ()) -> str:
+    """The parser's indented account of a mistake as one line: the key in full, the class, the innermost reason, and
+    what may have been meant.
+
+    Args:
+        message: what the parser says.
+        options: names of all options of the command, which are near to wrong ones.
+    """
+    key, classes, reason = _parts(message)
+    parts = [*([key] if key else []), *classes[-1:], reason or " ".join(message.split())]
+    return ": ".join(parts) + advice(key, classes, reason, options)
+
+
+def _parts(message: str) -> tuple[str, list[str], str]:
+    """Of the parser's account: the key, the classes from the outermost to the innermost, the innermost reason."""
     keys: list[str] = []
     classes: list[str] = []
     reasons: list[str] = []
@@ -175,16 +242,19 @@ def clear(message: str) -> str:
         if key := re.fullmatch(r'Parser key "(.+)":', text):
             keys.append(key[1])
         elif path := re.fullmatch(r"Problem with given class_path '(.+)':", text):
-            classes = [path[1]]
+            classes.append(path[1])
         elif text and not text.startswith(NOISE):
             reasons.append(text)
     # a key may be one of several types, and then each says what it can't make of the value
     telling = [text for text in dict.fromkeys(reasons) if not text.startswith(OTHER_TYPE)]
-    reason = " ".join(telling or reasons)
+    named = [text for text in reasons if re.match(r"Expected a dot import path string: ([A-Z]|\w+\.)", text)]
+    reason = "; ".join(telling or named or reasons)
+    if of := re.search(r" is not accepted\. Got value: Namespace\(class_path='([\w.]+)'.*", reason):
+        classes, reason = [of[1]], reason.replace(of[0], " is not accepted")
+    reason = re.sub(r"\. Got value: Namespace\(.*", "", reason)  # the parser's own words for what the file has
     for pattern, plain in PLAIN.items():
         reason = re.sub(pattern, plain, reason)
-    reason = DENIED.sub(lambda match: refusal(match[1]), reason)
-    return ": ".join([".".join(keys)] * bool(keys) + classes + [reason or " ".join(message.split())])
+    return ".".join(keys), classes, DENIED.sub(lambda match: refusal(match[1]), reason)
 
 
 def to_dict(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:

@@ -1,0 +1,158 @@
+"""`fedmtl list`: the methods, backbones, tasks, data sets and experiments there are."""
+
+import ast
+import os
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+from fedmtl.commands.catalogue import Class, classes, shipped
+from fedmtl.errors import UserError
+
+Row = tuple[str, ...]
+
+# what a configuration names these classes in: their room, their base class, the key
+METHODS = (
+    ("algorithms", "LocalAlgorithm", "local.algorithm"),
+    ("aggregation", "UploadTransform", "upload"),
+    ("aggregation", "Rho", "upload.rho"),
+    ("aggregation", "Aggregator", "server.aggregator"),
+    ("mixing", "Mixing", "server.mixing"),
+    ("server", "Optimizer", "server.optimizer"),
+)
+
+
+def parser() -> ArgumentParser:
+    """The command's words."""
+    made = ArgumentParser(
+        prog="fedmtl list",
+        description=__doc__,
+        epilog="In a pipe each is one line, its columns separated by tabs. example: fedmtl list backbones 'convnext*'",
+        allow_abbrev=False,
+    )
+    made.add_argument("topic", choices=sorted(TOPICS), help="what to list")
+    made.add_argument("word", nargs="?", default="", help="only what holds this word, or fits a pattern with *")
+    return made
+
+
+def main(arguments: list[str]) -> None:
+    """Parses the command line and lists.
+
+    Raises:
+        UserError: nothing fits the word.
+    """
+    own = parser().parse_args(arguments)
+    columns, rows = TOPICS[own.topic]
+    found = [row for row in rows() if fits(row, own.word)]
+    if not found:
+        raise UserError(f"none of the {own.topic} fits {own.word!r}; without a word all are listed")
+    show(columns, found)
+
+
+def fits(row: Row, word: str) -> bool:
+    """Whether one of a row's cells holds the word, whatever its case; a word with ``*`` must fit the name."""
+    if "*" in word or "?" in word:
+        return fnmatch(Path(row[0]).name.lower(), word.lower()) or fnmatch(row[0].lower(), word.lower())
+    return any(word.lower() in cell.lower() for cell in row)
+
+
+def show(columns: Row, rows: list[Row]) -> None:
+    """Prints a table; a line a row, separated by tabs, where no terminal reads."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    if not console.is_terminal:
+        write("".join("\t".join(row) + "\n" for row in rows))
+        return
+    table = Table(box=box.SIMPLE_HEAD)
+    for i, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=i == 0 and console.width >= 100)
+    for row in rows:
+        table.add_row(Text(row[0], style="bold"), *map(Text, row[1:]))
+    console.print(table)
+
+
+def write(text: str) -> None:
+    """Writes to standard output, and is content if what reads it has had enough, as `head` has."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+
+
+def methods() -> Iterator[Row]:
+    """The files that a method needs, and the classes that methods are made of."""
+    for path, text in shipped("methods"):
+        yield here(path), "--config", text
+    for room, base, key in METHODS:
+        for one in of_base(room, base):
+            yield one.path, key, one.summary
+
+
+def of_base(room: str, base: str) -> Iterator[Class]:
+    """The classes of a room that inherit from another."""
+    for one in classes(room).values():
+        if base in one.bases:
+            yield one
+
+
+def tasks() -> Iterator[Row]:
+    """The classes of tasks."""
+    for one in of_base("tasks", "Task"):
+        yield one.path, one.summary
+
+
+def datasets() -> Iterator[Row]:
+    """The classes of data sets, and of ways to share them out."""
+    for base, key in {"DataSource": "data", "Partition": "partition"}.items():
+        for one in of_base("data", base):
+            yield one.path, key, one.summary
+
+
+def experiments() -> Iterator[Row]:
+    """The configuration files to start from, and the sweeps."""
+    for command, folder in {"fit": ".", "sweep": "sweeps"}.items():
+        for path, text in shipped(folder):
+            yield here(path), command, text
+
+
+def here(path: Path) -> str:
+    """A path as one would write it in the working directory."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def backbones() -> Iterator[Row]:
+    """timm's models, but for those whose source says that they give no feature maps; none is built."""
+    import timm
+
+    folder = Path(timm.__file__).parent / "models"
+    for module in sorted(timm.list_modules()):
+        path = folder / f"{module}.py"
+        source = (path if path.is_file() else folder / module / "__init__.py").read_text(encoding="utf-8")
+        if "features_only not" in source:
+            continue
+        about = family(source) or module
+        for name in timm.list_models(module=module):
+            size = timm.models.get_pretrained_cfg_value(name, "input_size")
+            trained = "pretrained" if timm.is_model_pretrained(name) else "no weights"
+            yield name, "×".join(map(str, size[1:])) if size else "", trained, about
+
+
+def family(source: str) -> str:
+    """The first line of a module's docstring."""
+    return next(iter((ast.get_docstring(ast.parse(source)) or "").strip().splitlines()), "")
+
+
+TOPICS: dict[str, tuple[Row, Callable[[], Iterator[Row]]]] = {
+    "methods": (("name", "goes into", "what it does"), methods),
+    "backbones": (("name", "trained at", "weights", "family"), backbones),
+    "tasks": (("name", "what it is"), tasks),
+    "datasets": (("name", "goes into", "what it is"), datasets),
+    "experiments": (("name", "command", "what it is"), experiments),
+}
