@@ -23,9 +23,10 @@ from fedmtl.seeding import numpy_stream
 from fedmtl.server import Server
 from fedmtl.stopping import StopSignals
 from fedmtl.tracking import RunDirectory, Tracker
-from fedmtl.tracking.base import Picture
+from fedmtl.tracking.base import Picture, Segmented
 from fedmtl.tracking.display import MANY_CLIENTS, Display
-from fedmtl.tracking.figures import save_sheet, strips
+from fedmtl.tracking.figures import save_sheet, save_strips, strips
+from fedmtl.tracking.segmented import segmentations
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ class Orchestrator:
         beside: dict[str, Any] = {"config": config, "tracker": tracker.identity if tracker else None}
         checkpoints.written = self.round
         with StopSignals() as stop:
-            self.engine.on_batch(stop.check)
+            self.engine.on_batch(partial(_between_batches, stop, display))
             try:
                 for round in range(self.round + 1, self.rounds + 1):
                     stop.check()
@@ -122,6 +123,7 @@ class Orchestrator:
                     row = dict(self.trained)
                     final, improved = round == self.rounds, False
                     if final or round % self.eval_every == 0:
+                        display.start_evaluation()
                         started = perf_counter()
                         improved = self.note(round, self.evaluate(exact=final))
                         row |= flat(self.last)
@@ -148,6 +150,7 @@ class Orchestrator:
                 raise
             finally:
                 self.engine.on_batch(None)
+                self.engine.worker.close()
                 checkpoints.wait()
 
     def save(self, checkpoints: Checkpoints, *, best: bool = False, **beside: Any) -> None:
@@ -173,8 +176,10 @@ class Orchestrator:
         for warning in self.signs.look(row, self.refused):
             log.warning("round %d: %s", row["round"], warning)
         if tracker is not None:
-            with _tracking(row["round"]):
+            with tracking(row["round"]):
                 tracker.log(row)
+                if self.details:
+                    tracker.diagnostics(row["round"], self.details)
 
     def train(self, round: int, display: Display) -> dict[str, Any]:
         """One round up to the server's step; returns its numbers."""
@@ -251,13 +256,17 @@ class Orchestrator:
             for name, several in found.items()
         }
 
+    def measures(self) -> dict[str, Any]:
+        """By which metric each task is measured, and on how many images of which data set."""
+        primary = {task: asdict(primary) for task, primary in self.primary.items()}
+        return {"primary": primary, "validation": self.measured_on}
+
     def results(self, name: str) -> dict[str, Any]:
         """What results.json says: last and best metrics, and Δm with its baseline."""
         return {
             "name": name,
             "rounds": self.rounds,
-            "primary": {task: asdict(primary) for task, primary in self.primary.items()},
-            "validation": self.measured_on,
+            **self.measures(),
             "baseline": self.baseline,
             "last": self.last,
             "best": self.best,
@@ -329,22 +338,27 @@ class Orchestrator:
 
     def _draw(self, round: int, directory: RunDirectory, tracker: Tracker | None) -> None:
         sheets: dict[str, dict[str, Sequence[Picture]]] = {}
+        segmented: dict[str, Sequence[Segmented]] = {}
         for name, view, labels in self.engine.predict(
             self.server, self.validation, self.pictures, unified=self.unified
         ):
             if self.engine.ranks.leads:
                 positions = range(min(self.pictures, len(view)))
                 sheets.setdefault(name, {}).update(strips(view, positions, labels))
+                if tracker is not None:
+                    segmented |= segmentations(view, positions, labels)
         for name, sheet in sheets.items():
             suffix = f"_{name}" if len(self.validation) > 1 else ""
             directory.draw(f"round_{round:06d}{suffix}.png", partial(save_sheet, strips=sheet))
+            directory.draw(f"latest{suffix}.npz", partial(save_strips, round=round, strips=sheet))
         if tracker is not None and sheets:
-            with _tracking(round):
+            with tracking(round):
                 tracker.pictures(round, {task: strip for sheet in sheets.values() for task, strip in sheet.items()})
+                tracker.segmentations(round, segmented)
 
 
 @contextmanager
-def _tracking(round: int) -> Iterator[None]:
+def tracking(round: int) -> Iterator[None]:
     """A disk that is full, or a network that is gone, is no reason to stop."""
     try:
         yield
@@ -354,6 +368,11 @@ def _tracking(round: int) -> Iterator[None]:
             round,
             getattr(error, "strerror", None) or error,
         )
+
+
+def _between_batches(stop: StopSignals, display: Display) -> None:
+    stop.check()
+    display.tick()
 
 
 def flat(evaluation: Mapping[str, Any] | None) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Signals that ask a run to stop: it finishes its batch, saves, and ends."""
 
+import os
 import signal
 import threading
 import time
@@ -11,14 +12,19 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 
 
 def stand_by(worker: int = 0) -> None:
-    """For a worker process: leaves such signals to its parent, which still needs it; its second SIGTERM ends it."""
-
-    def spare(number: int, frame: FrameType | None) -> None:  # it may have been sent to the whole job
-        signal.signal(number, signal.SIG_DFL)
-
+    """For a worker process: leaves such signals to its parent, which still needs it; the parent's own SIGTERM ends it."""
     for name in SIGNALS:
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), spare if name == "SIGTERM" else signal.SIG_IGN)
+            signal.signal(getattr(signal, name), signal.SIG_DFL if name == "SIGTERM" else signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # tells who sent it; not everywhere
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass  # it was sent to the whole job
+    os._exit(0)
 
 
 class Stopped(Exception):

@@ -1,7 +1,8 @@
 """`fedmtl fit`: trains one unified model across clients, from a configuration file."""
 
-import logging
+import io
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
@@ -9,7 +10,6 @@ from typing import Any, Literal
 import yaml
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
-from rich.logging import RichHandler
 
 from fedmtl.checkpoint import Checkpoints
 from fedmtl.commands.configuration import differences, experiment_parser, instantiate, parse, plain_errors, to_dict
@@ -17,9 +17,10 @@ from fedmtl.engine import FabricConfig, Ranks
 from fedmtl.errors import UserError
 from fedmtl.experiment import Experiment
 from fedmtl.federation import table
-from fedmtl.orchestrator import Orchestrator
+from fedmtl.orchestrator import Orchestrator, tracking
+from fedmtl.prediction import write_heads
 from fedmtl.tracking import RunDirectory, RunInfo, Tracker
-from fedmtl.tracking.display import Display, federation_table, results_table
+from fedmtl.tracking.display import Display, Member, Shows, choose, federation_table, messages, results_table
 
 
 def main(arguments: list[str]) -> None:
@@ -31,24 +32,39 @@ def main(arguments: list[str]) -> None:
         default="never",
         help="auto goes on from the run's last checkpoint, or starts it if there is none",
     )
-    config = parse(parser, arguments)
+    parser.add_argument(
+        "--display",
+        type=Literal["auto", "live", "plain", "quiet"],
+        default="auto",
+        help="live in a terminal, plain lines of a log, or quiet: errors and the last line only",
+    )
+    parser.add_argument("--quiet", dest="display", action="store_const", const="quiet", help="as --display quiet")
+    config = parse(parser, ["--help" if word == "--help-all" else word for word in arguments])
+    config.name += agents_run()
     settings = to_dict(parser, config)
     directory = RunDirectory(config.out, config.name)
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # by torchrun, after a process died
     resume = config.resume == "auto" or (restarted and directory.job == os.environ["TORCHELASTIC_RUN_ID"])
     leads = getattr(rank_zero_only, "rank", 0) == 0  # known before the processes are connected
-    console = Console(quiet=not leads)
-    logging.getLogger("fedmtl").addHandler(RichHandler(console=console, show_time=False, show_path=False))
-    logging.getLogger("fedmtl").setLevel(logging.INFO)
-    saved = earlier_state(directory, settings, resume=resume) if leads else None
-    with plain_errors():
-        FabricConfig(**vars(config.fabric) if config.fabric else {}).launch()
-    ranks = Ranks()
-    round = ranks.share(saved["round"] if saved else None)
-    if round is not None and not leads:
-        saved = Checkpoints(directory.checkpoints).load(round)
-    experiment = instantiate(parser, config, restored=saved is not None)
-    fit(experiment, directory, settings, saved, console)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # not every pipe takes a Δ
+    console = Console(quiet=not leads or config.display == "quiet")
+    shows = choose(config.display, console) if leads else "quiet"
+    with messages(console, shows, leads=leads):
+        saved = earlier_state(directory, settings, resume=resume) if leads else None
+        with plain_errors():
+            FabricConfig(**vars(config.fabric) if config.fabric else {}).launch()
+        ranks = Ranks()
+        round = ranks.share(saved["round"] if saved else None)
+        if round is not None and not leads:
+            saved = Checkpoints(directory.checkpoints).load(round)
+        experiment = instantiate(parser, config, restored=saved is not None)
+        fit(experiment, directory, settings, saved, console, shows)
+
+
+def agents_run() -> str:
+    """What an agent of a W&B sweep adds to a run's name: it starts runs that differ in their parameters alone."""
+    return f"_{os.environ['WANDB_RUN_ID']}" if {"WANDB_SWEEP_ID", "WANDB_RUN_ID"} <= os.environ.keys() else ""
 
 
 def earlier_state(directory: RunDirectory, settings: Mapping[str, Any], *, resume: bool) -> dict[str, Any] | None:
@@ -80,6 +96,7 @@ def fit(
     settings: Mapping[str, Any],
     saved: Mapping[str, Any] | None,
     console: Console,
+    shows: Shows = "plain",
 ) -> None:
     """Trains the experiment to its last round and prints its results.
 
@@ -89,6 +106,7 @@ def fit(
         settings: its resolved configuration as plain containers.
         saved: state of the checkpoint to go on from.
         console: where to write.
+        shows: how the run is shown meanwhile.
     """
     orchestrator, ranks = experiment.orchestrator, experiment.orchestrator.engine.ranks
 
@@ -115,13 +133,12 @@ def fit(
         if ranks.leads:
             directory.rewind(orchestrator.round)
             directory.write_federation(rows, again=saved is not None)
+            directory.write_measured(orchestrator.measures())
+            write_heads(directory.path, orchestrator.validation, unified=orchestrator.unified)
         if not finished:
             console.print(federation_table(rows))
             say(model_line(experiment))
-            steps = sum(experiment.local.steps(client) for client in orchestrator.sample(1)) // ranks.world
-            with Display(
-                rounds=orchestrator.rounds, steps=steps, primary=orchestrator.primary, console=console
-            ) as display:
+            with make_display(experiment, directory, console, shows) as display:
                 orchestrator.run(directory, tracker, display, settings)
         results = orchestrator.results(experiment.name)
         if ranks.leads:
@@ -135,7 +152,25 @@ def fit(
             "Δm is left out, it needs a baseline: train the clients alone (share: none, as in scenes_local.yaml), "
             "then give --baseline that run's folder"
         )
+    console.quiet = not ranks.leads  # this line is said in any case
     say(f"everything of this run is in {directory.path}")
+
+
+def make_display(experiment: Experiment, directory: RunDirectory, console: Console, shows: Shows) -> Display:
+    """The display of an experiment, that knows the rounds which are done."""
+    orchestrator, steps = experiment.orchestrator, experiment.local.steps
+    return Display(
+        rounds=orchestrator.rounds,
+        steps=sum(steps(client) for client in orchestrator.sample(1)) // orchestrator.engine.ranks.world,
+        primary=orchestrator.primary,
+        console=console,
+        shows=shows,
+        name=experiment.name,
+        clients={client.name: Member(client.tasks, steps(client)) for client in orchestrator.clients},
+        baseline=orchestrator.baseline,
+        eval_every=orchestrator.eval_every,
+        earlier=directory.rows(),
+    )
 
 
 @contextmanager
@@ -154,7 +189,12 @@ def tracked(
         stack.callback(clean)
         if tracker is not None:
             tracker.start(run)
-            stack.callback(lambda: tracker.finish(orchestrator.summary(), failed=failed))
+
+            def finish() -> None:
+                with tracking(orchestrator.round):
+                    tracker.finish(orchestrator.summary(), failed=failed)
+
+            stack.callback(finish)
         yield
         failed = False
 

@@ -98,6 +98,10 @@ class Loader:
         ]
         return iter(self._loader)
 
+    def close(self) -> None:
+        """Ends the worker processes; the next call starts new ones."""
+        self._loader = None
+
 
 class Request(NamedTuple):
     """One example that is wanted, see `example`."""

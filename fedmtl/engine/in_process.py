@@ -177,6 +177,11 @@ class InProcess:
             for keys in epoch
         )
 
+    def close(self) -> None:
+        """Ends the processes that make batches."""
+        self._upcoming, self._batches = [], iter(())
+        self._loader.close()
+
     def train(
         self,
         client: Client,

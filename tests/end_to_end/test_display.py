@@ -1,0 +1,88 @@
+"""How a real run is shown: in a terminal, in a log, and to those who want to see nothing of it."""
+
+import fcntl
+import logging
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..tracking.screen import Screen
+from .conftest import EXPERIMENTS
+
+STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
+
+
+def test_a_log_has_a_line_a_round(fit: Callable[..., Any]) -> None:
+    before = list(logging.getLogger("fedmtl").handlers)
+    done = fit("scenes_dea", "--name", "a")
+    lines = [STAMP.sub("", line) for line in done.out.splitlines() if STAMP.match(line)]
+    assert [line[:9] for line in lines if line.startswith("round ")] == ["round 1/2", "round 2/2"]
+    assert all(line.startswith(("round ", "INFO ")) for line in lines)
+    assert "\x1b" not in done.out
+    assert done.error == ""
+    assert logging.getLogger("fedmtl").handlers == before
+
+
+@pytest.mark.parametrize("words", [["--quiet"], ["--display", "quiet"]])
+def test_quiet_leaves_the_last_line(fit: Callable[..., Any], tmp_path: Path, words: list[str]) -> None:
+    done = fit("scenes_dea", "--rounds", "1", "--name", "a", *words)
+    assert (done.code, done.error) == (0, "")
+    assert done.out == f"everything of this run is in {tmp_path / 'runs' / 'a'}\n"
+    config = (tmp_path / "runs" / "a" / "config.yaml").read_text()
+    assert "display" not in config
+    again = fit("scenes_dea", "--rounds", "1", "--name", "a", *words)
+    assert again.code == 2
+    assert "is there already" in again.error
+    assert again.out == ""
+
+
+def test_only_known_displays(fit: Callable[..., Any]) -> None:
+    done = fit("scenes_dea", "--display", "loud")
+    assert done.code == 2
+    assert done.error.count("\n") == 1
+    assert "auto" in done.error
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="opens a terminal of its own")
+@pytest.mark.parametrize(("width", "height"), [(60, 15), (160, 50)])
+def test_a_terminal_shows_the_run_live(tiny: Path, tmp_path: Path, width: int, height: int) -> None:
+    outer, inner = pty.openpty()
+    fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+    hidden = ("CI", "NO_COLOR", "COLUMNS", "LINES")
+    environment = {key: value for key, value in os.environ.items() if key not in hidden} | {"TERM": "xterm-256color"}
+    command = [sys.executable, "-m", "fedmtl", "fit", "--config", EXPERIMENTS / "scenes_dea.yaml", "--config", tiny]
+    command += ["--tracker", "null", "--name", "a"]
+    with subprocess.Popen(list(map(str, command)), stdin=inner, stdout=inner, stderr=inner, env=environment) as process:
+        os.close(inner)
+        said = b""
+        while block := _read(outer):
+            said += block
+        assert process.wait() == 0
+    os.close(outer)
+    text = said.decode()
+    views = re.findall(r"round \d/2", text)
+    assert len(views) > 1  # drawn again and again
+    shown = Screen(width, height).feed(text).text
+    bars = [line for line in shown.splitlines() if re.match(r"a  round", line)]
+    assert len(bars) == 1  # and but once on the screen
+    assert bars[0].endswith("100 %")
+    assert len(bars[0]) <= width
+    assert "finished after" in shown
+    assert shown.replace("\n", "").endswith(f"everything of this run is in {tmp_path / 'runs' / 'a'}")
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # its other end is closed
+        return b""
