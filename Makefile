@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup fit test quick lint types clean
+.PHONY: help setup fit test quick lint types docs notebooks clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -34,6 +34,12 @@ lint: $(READY)  ## check style and formatting
 
 types: $(READY)  ## check types
 	$(BIN)/mypy
+
+docs: $(READY)  ## write docs/reference.md anew
+	$(BIN)/python docs/generate_reference.py
+
+notebooks: $(READY)  ## run the notebooks again, with all their outputs
+	$(BIN)/python notebooks/run.py
 
 clean:  ## remove the environment and caches; runs stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

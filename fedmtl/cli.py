@@ -17,6 +17,8 @@ STOPPED = 75  # exit code: what sysexits.h calls a temporary failure; try again
 HINTS = {
     "torchvision::": "torch and torchvision do not match (a CPU-only torch beside the registry's torchvision?); "
     "in a fresh environment, install both together: pip install fedmtl",
+    "CUDA out of memory": "the GPU's memory is full; lower local.batch_size or eval_batch_size, or take "
+    "fabric.precision: bf16-mixed",
     "DataLoader worker": "a data worker died: interrupted, or out of memory; fabric.workers: 0 does without",
 }
 

@@ -59,7 +59,16 @@ class FedAdam(Optimizer):
 class FedYogi(FedAdam):
     """FedAdam with Yogi's second moment: v ← v − (1 − β₂) m² sign(v − m²), which moves by the square itself.
 
-    Reddi et al. 2021 (arXiv 2003.00295), algorithm 2. Arguments are those of `FedAdam`.
+    Reddi et al. 2021 (arXiv 2003.00295), algorithm 2.
+
+    Args:
+        params: what to move.
+        lr: server learning rate η, > 0.
+        betas: β₁ and β₂, in [0, 1); the paper's are the default.
+        tau: degree of adaptivity τ, > 0: the smaller, the more adaptive.
+
+    Raises:
+        ValueError: a value is out of its range.
     """
 
     def _follow(self, second: Tensor, square: Tensor, rate: float) -> None:

@@ -16,6 +16,9 @@ class Normals(Task):
 
     Labels are (H, W, 3); a vector shorter than 0.1 is unknown (an 8-bit file stores "none" as 127 or 128,
     which does not decode to exactly zero).
+
+    Args:
+        weight: loss weight.
     """
 
     name = "normals"

@@ -5,7 +5,18 @@ from fedmtl.tasks.semseg import SemSeg
 
 
 class Parts(SemSeg):
-    """Part segmentation: background and C-1 parts, measured by the pooled mIoU. Same arguments as `SemSeg`."""
+    """Part segmentation: background and C-1 parts, measured by the pooled mIoU.
+
+    Args:
+        num_classes: number of classes, the background included; labels run from 0, 255 is unknown.
+        weight: loss weight.
+        class_names: names of the classes.
+        absent: what a class counts that is neither in the labels nor predicted: ``"zero"``, or ``"skip"`` for not
+            at all.
+
+    Raises:
+        ValueError: `absent` is neither.
+    """
 
     name = "parts"
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -290,34 +288,3 @@ def test_nyud_runs_from_a_folder(
     assert "0001.npy: no such file" in broken.error
     assert not (tmp_path / "runs" / "broken").exists()
     shutil.rmtree(root)
-
-
-@pytest.mark.slow
-def test_the_readmes_commands_run_in_their_order(
-    fedmtl: Callable[..., Any],
-    tiny: Path,
-    tmp_path: Path,
-    nyud_root: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    readme = (EXPERIMENTS.parent / "README.md").read_text()
-    commands = [shlex.split(line, comments=True)[1:] for line in re.findall(r"^fedmtl .*$", readme, flags=re.MULTILINE)]
-    assert len(commands) >= 5
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "experiments").symlink_to(EXPERIMENTS)
-    (tmp_path / "mine.py").write_text(readme.partition("```python\n")[2].partition("```")[0])
-    shutil.copytree(nyud_root(train=8, val=3), tmp_path / "path" / "to" / "NYUDv2")
-    small_nyud = shlex.split(
-        "--model.backbone test_convnext --model.pretrained false --model.options null --data.crop '[32,48]' "
-        "--local.epochs 1 --rounds 1 --fabric.workers 0"
-    )
-    for command in commands:
-        small: list[str] = []
-        if command[0] == "fit":
-            nyud = "nyud" in " ".join(command)
-            many = ["--clients", "[{tasks: [semseg], count: 9}]", "--participation", "0.5", "--server.min_clients", "1"]
-            alone = ["--fabric.devices", "1"]  # more are other processes, see test_ranks
-            small = [*small_nyud, "--tracker", "null"] if nyud else ["--config", str(tiny), "--out", "runs"]
-            small += [*alone, *(many if "thousands" in " ".join(command) else [])]
-        result = fedmtl(command[0], *command[1:], *small)
-        assert result.code == 0, f"{' '.join(command)}: {result.error}"
