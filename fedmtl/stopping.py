@@ -12,7 +12,7 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 
 
 def stand_by(worker: int = 0) -> None:
-    """For a worker process: leaves such signals to its parent, which still needs it; the parent's own SIGTERM ends it."""
+    """For a worker process: leaves such signals to its parent, which needs it; the parent's own SIGTERM ends it."""
     for name in SIGNALS:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_DFL if name == "SIGTERM" else signal.SIG_IGN)
