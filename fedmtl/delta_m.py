@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +56,19 @@ def delta_m(
 def mean(changes: Mapping[str, float]) -> float | None:
     """Δm, the mean over tasks; None where there are none."""
     return sum(changes.values()) / len(changes) if changes else None
+
+
+def complete_mean(changes: Mapping[str, float], tasks: Iterable[str]) -> float | None:
+    """Δm over all of `tasks`; None where one has no finite change, for over fewer tasks it is another figure.
+
+    Without it a model that diverged on a task, or has none for it, would be spared its worst number.
+
+    Args:
+        changes: Δ_t in percent by task.
+        tasks: those of the baseline.
+    """
+    found = {task: changes.get(task, math.nan) for task in tasks}
+    return mean(found) if all(map(math.isfinite, found.values())) else None
 
 
 def load_baseline(path: str, primary: Mapping[str, Primary], validation: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Δm and its baseline."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedmtl.delta_m import Primary, delta_m, load_baseline, mean
+from fedmtl.delta_m import Primary, complete_mean, delta_m, load_baseline, mean
 from fedmtl.errors import UserError
 
 PRIMARY = {"semseg": Primary("mIoU", True), "depth": Primary("RMSE", False)}
@@ -50,6 +51,13 @@ def test_tasks_without_a_usable_baseline_are_left_out(baseline: dict[str, float]
 def test_the_mean_weighs_tasks_alike_and_is_none_without_tasks() -> None:
     assert mean({"a": 10.0, "b": -4.0, "c": 0.0}) == pytest.approx(2.0)
     assert mean({}) is None
+
+
+@pytest.mark.parametrize("worse", [{}, {"b": math.nan}, {"b": math.inf}])
+def test_the_complete_mean_is_of_all_tasks_or_none(worse: dict[str, float]) -> None:
+    assert complete_mean({"a": 10.0, "b": -4.0, "more": 90.0}, ["a", "b"]) == pytest.approx(3.0)
+    assert complete_mean({"a": 10.0} | worse, ["a", "b"]) is None
+    assert complete_mean({"a": 10.0}, []) is None
 
 
 @pytest.mark.parametrize("name", ["", "results.json"])

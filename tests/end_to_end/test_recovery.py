@@ -136,11 +136,11 @@ SLOW_DISK = "import os, time; real = os.fsync; os.fsync = lambda file: (time.sle
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("words", "kills"), [([], 20), (ON_DISK, 5)], ids=["memory", "disk"])
+@pytest.mark.parametrize(("words", "kills", "rounds"), [([], 20, 26), (ON_DISK, 5, 14)], ids=["memory", "disk"])
 def test_a_run_that_is_killed_many_times_ends_like_one_that_is_not(
-    start: Any, end: Any, runs: Path, words: list[str], kills: int
+    start: Any, end: Any, runs: Path, words: list[str], kills: int, rounds: int
 ) -> None:
-    words = [*words, "--rounds", "26", "--eval_every", "13"]  # more than the kills leave time for
+    words = [*words, "--rounds", str(rounds), "--eval_every", "13"]  # more rounds than the kills leave time for
     undisturbed = start("whole", *words)
     rng = np.random.default_rng(5)
     killed, saving, reached = runs / "killed", 0, [0]
