@@ -1,8 +1,11 @@
 """The `fedmtl` command. Importing this loads neither torch nor anything else that takes a while."""
 
+import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 
 from fedmtl import __version__
@@ -12,6 +15,8 @@ from fedmtl.stopping import Stopped
 from fedmtl.trust import BUILT_IN, Trust, limited
 
 STOPPED = 75  # exit code: what sysexits.h calls a temporary failure; try again
+GONE = 141  # exit code: as a shell tells of SIGPIPE
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 # what a RuntimeError of a library means, by what its text holds
 HINTS = {
@@ -44,8 +49,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0; 1 where `data check` or `doctor` has found something, or a run of a sweep failed; 2 for a mistake
-        that the user can mend; 75 when a signal has stopped a run that can be gone on with; 130 when interrupted.
+        that the user can mend; 75 when a signal has stopped a run that can be gone on with; 130 when interrupted;
+        141 when who reads the output has gone, as in `| head`.
     """
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            if sys.stdout is not None:  # as it is under `>&-`
+                sys.stdout.flush()
+    except BrokenPipeError:
+        code = GONE
+    except OSError as error:
+        if error.filename is not None or error.errno not in FULL:
+            raise
+        code = _fail("fedmtl", f"the output can't be written ({error.strerror}); make room there")
+    with suppress(OSError):  # what is left would fail again when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -117,5 +141,7 @@ def _unknown(command: str, words: Sequence[str]) -> str:
 
 
 def _fail(who: str, message: str, code: int = 2) -> int:
-    print(f"{who}: error: {message}", file=sys.stderr)
+    from fedmtl.runs import printable  # names of a stranger's files may hold anything
+
+    print(f"{who}: error: {printable(message)}", file=sys.stderr)
     return code

@@ -80,7 +80,9 @@ class Run:
         if isinstance(told, dict) and isinstance(told.get("name"), str):
             return printable(told["name"])
         path = self.config.get("baseline")
-        return printable(Path(path).name) if isinstance(path, str) and path else None
+        if not isinstance(path, str) or not path:
+            return None
+        return printable((Path(path).parent if Path(path).name == "results.json" else Path(path)).name)
 
     @cached_property
     def details(self) -> list[dict[str, Any]]:
@@ -107,8 +109,8 @@ class Run:
     def at(self, *, best: bool = False) -> int | None:
         """The round of its last evaluation, or of its best; None before the first.
 
-        The best is the one that `results.json` names, while the run goes on that of highest Δm, without a baseline of
-        highest Δm against its own first evaluation.
+        The best is the one that `results.json` names. While the run goes on it is that of highest Δm, without a
+        baseline of highest Δm against its own first evaluation, among those with most tasks.
         """
         rounds = self.evaluated
         if not rounds or not best:
@@ -120,8 +122,9 @@ class Run:
         for round in rounds:
             first = {task: value for task, value in self.values(round).items() if value} | first
 
-        def score(round: int) -> float:
-            return mean(self.changes(round) or delta_m(self.values(round), first, self.primary)) or 0.0
+        def score(round: int) -> tuple[int, float]:
+            found = self.changes(round) or delta_m(self.values(round), first, self.primary)
+            return len(found), mean(found) or 0.0
 
         return max(rounds, key=score)
 
@@ -203,6 +206,8 @@ def number(value: Any) -> float | None:
 
 def printable(text: str) -> str:
     """A text without control characters."""
+    if text.isprintable():
+        return text
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
@@ -214,7 +219,7 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """
     for line in (_text(path) or "").splitlines():
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_named)
         except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and _is_round(row.get("round")):
@@ -239,12 +244,17 @@ def _json(path: Path, kind: type) -> Any:
     if text is None:
         return None
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_named)
     except (ValueError, RecursionError):
         raise UserError(f"{path} is damaged: it is no JSON") from None
     if not isinstance(content, kind):
         raise UserError(f"{path} is damaged: it holds something else than a run's")
     return content
+
+
+def _named(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a file of JSON with names that can be shown, wherever they stand: they still find one another."""
+    return {printable(name): value for name, value in pairs}
 
 
 def _text(path: Path) -> str | None:
@@ -269,7 +279,9 @@ def _folders(path: Path) -> list[Path]:
 def _primary(path: Path, told: Mapping[str, Any]) -> dict[str, Primary]:
     try:
         return {
-            printable(task): Primary(str(p["metric"]), bool(p["higher_is_better"]), str(p.get("protocol", "")))
+            task: Primary(
+                printable(str(p["metric"])), bool(p["higher_is_better"]), printable(str(p.get("protocol", "")))
+            )
             for task, p in told["primary"].items()
         }
     except (KeyError, TypeError, AttributeError):

@@ -89,6 +89,24 @@ def test_the_best_of_a_run_that_goes_on_is_of_highest_delta_m(folder: Any) -> No
     assert read(folder("against_a_baseline", told)).at(best=True) == 2
 
 
+def test_a_round_that_diverged_on_a_task_is_not_the_best(folder: Any) -> None:
+    assert read(folder("a", [*ROWS[1:], row(5, 90.0)])).at(best=True) == 3
+
+
+def test_names_that_cannot_be_shown_are_marked_and_still_found(folder: Any) -> None:
+    evil = "a\x1b[31m"
+    rows = [{"round": 1, f"val/{evil}/mIoU": 30.0, f"val/{evil}/delta": 2.0}]
+    told = {"primary": {evil: {"metric": "mIoU", "higher_is_better": True, "protocol": "\x07"}}}
+    entry = {"round": 2, "metrics": {evil: {"mIoU": 40.0}}, "delta_m": {"tasks": {evil: 3.0}}}
+    shown = "a\ufffd[31m"
+    for run in (read(folder("a", rows)), read(folder("b", rows, results=told | {"last": entry}))):
+        assert list(run.primary) == [shown]
+        assert run.values(1) == {shown: 30.0}
+        assert run.changes(1) == {shown: 2.0}
+    assert (run.values(2), run.changes(2)) == ({shown: 40.0}, {shown: 3.0})
+    assert run.primary[shown].protocol == "\ufffd"
+
+
 def test_before_the_first_evaluation_there_is_none(folder: Any) -> None:
     run = read(folder("a", ROWS[:1]))
     assert run.at() is None
@@ -123,6 +141,7 @@ def test_the_baseline_is_named(folder: Any) -> None:
     assert read(folder("a", results=results(baseline={"name": "alone\x1b[31m"}))).baseline == "alone\ufffd[31m"
     assert read(folder("b", config={"baseline": "runs/alone_s0"})).baseline == "alone_s0"
     assert read(folder("c")).baseline is None
+    assert read(folder("d", config={"baseline": "runs/alone_s0/results.json"})).baseline == "alone_s0"
 
 
 def test_details_are_lines_too(folder: Any) -> None:

@@ -3,10 +3,12 @@
 from argparse import ArgumentParser
 from pathlib import Path
 
-EPILOG = """RUN is a run's folder or a folder of runs; runs that still go on are shown as far as they are. Runs of one
+EPILOG = """RUN is a run's folder or a folder of runs; unfinished ones are shown as far as they are. Runs of one
 configuration that differ in their seeds share a row: mean ± sample standard deviation. --baseline takes a run's
 folder, the name of a row, or a folder's name without _s<seed>; each run is measured against the baseline's run of its
-seed, or where there is none against their mean."""
+seed, or where there is none against their mean. Which evaluation of a run is best is by its own score, its Δm against
+its own baseline or its first evaluation; with --best the baseline counts with its best one, too. Δm is over all tasks
+of the baseline: a run that lacks one, or diverged there, has none."""
 
 WIDE = 1000  # characters of a line that goes to a file or another program
 

@@ -1,5 +1,6 @@
 """`fedmtl dashboard`: a W&B workspace for the runs of a project."""
 
+import shlex
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def main(arguments: list[str]) -> None:
     """Writes the definition and pushes it if asked."""
     own = parser().parse_args(arguments)
     from fedmtl import dashboards, runs
+    from fedmtl.tracking.run_directory import write_text
 
     tasks = dashboards.tasks_of(runs.find(own.run)) if own.run else dashboards.TASKS
     if not tasks:
@@ -36,15 +38,15 @@ def main(arguments: list[str]) -> None:
     workspace = dashboards.workspace(own.entity or "", own.project, tasks)
     text = dashboards.definition(workspace)
     try:
-        own.out.write_text(text, encoding="utf-8")
+        write_text(own.out, text)
     except OSError as error:
         raise UserError(f"--out: can't write {own.out}: {error.strerror or error}") from error
     panels = sum(len(section.panels) for section in workspace.sections)
     print(f"{own.out}: a workspace of {len(workspace.sections)} sections and {panels} panels, checked")
-    entity = f" --entity {own.entity}" if own.entity else ""
     if not own.push:
-        again = " ".join(["fedmtl dashboard", *map(str, own.run), f"--project {own.project}{entity} --push"])
-        print(f"to save it on W&B: wandb login, wandb sync your runs, then {again}")
+        entity = ["--entity", own.entity] if own.entity else []
+        again = ["fedmtl", "dashboard", *map(str, own.run), "--project", own.project, *entity, "--push"]
+        print(f"to save it on W&B: wandb login, wandb sync your runs, then {shlex.join(again)}")
         return
     from fedmtl.tracking.wandb_tracker import has_key
 

@@ -2,11 +2,12 @@
 
 import os
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from fedmtl.commands.words import say, size
 from fedmtl.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,11 +17,15 @@ if TYPE_CHECKING:
 
     from fedmtl.prediction import Predictor
     from fedmtl.prediction.pictures import Found
+    from fedmtl.tasks.base import Label
+
+    Keyed = tuple[tuple[Path, Path], NDArray[np.uint8]]  # a file with its path below the named folder, and a picture
 
 EPILOG = """Each picture gets a folder in DIR: all-tasks.png shows all tasks with a legend, TASK.png one beside the
-input, TASK.npy is its array at the picture's own size (docs/predict.md says in which units). Pictures are prepared as
-the run prepared its validation pictures; at --batch-size 1 a result depends on nothing else in the list. What
-can't be read is named and left out, and the exit code is then 1. Neither the run's data nor the network is needed."""
+input, TASK.npy is its array at the picture's own size (docs/predict.md says in which units). A folder that an earlier
+prediction has left is replaced whole. Pictures are prepared as the run prepared its validation pictures; at
+--batch-size 1 a result depends on nothing else in the list. What can't be read is named and left out, and the exit
+code is then 1. Neither the run's data nor the network is needed."""
 
 
 def parser() -> ArgumentParser:
@@ -62,60 +67,49 @@ def main(arguments: list[str]) -> None:
     model = restore_model("predict", own.run, own.checkpoint, own.client, own.accelerator)
     model.chosen(own.tasks)  # refuses what is not there
     started = perf_counter()
-    done, failed = predict(model, found, own, errors)
+    done = predict(model, found, own, lambda problem: _complain(errors, problem))
+    failed = len(found.files) - done
     number = f"{done} picture{'s' * (done != 1)}"
-    _say(console, f"{number} in {perf_counter() - started:.1f} s: {own.out}, a folder each")
+    say(console, f"{number} in {perf_counter() - started:.1f} s: {own.out}, a folder each")
     if found.others:
-        _say(console, f"{found.others} files of these folders have no picture's suffix and were passed over")
+        say(console, f"{found.others} files of these folders have no picture's suffix and were passed over")
     if failed or found.problems:
         if failed:
-            _say(errors, f"{failed} of {len(found.files)} pictures could not be predicted")
+            say(errors, f"{failed} of {len(found.files)} pictures could not be predicted")
         raise SystemExit(1)
 
 
-def predict(model: "Predictor", found: "Found", own: Namespace, errors: "Console") -> tuple[int, int]:
+def predict(model: "Predictor", found: "Found", own: Namespace, complain: Callable[[str], None]) -> int:
     """Predicts and writes picture by picture; what fails is named and left out.
 
     Args:
         model: the model.
         found: the pictures.
         own: the command line.
-        errors: where to name what fails.
+        complain: takes a line for each picture that fails.
 
     Returns:
-        How many were done, and how many failed.
+        How many were done.
     """
     from fedmtl.prediction.drawing import save
     from fedmtl.prediction.pictures import Names
 
-    names = Names(_inputs_in(own.out, found))
-    done, bad = 0, [0]
-
-    def complain(text: object) -> None:
-        bad[0] += 1
-        _complain(errors, str(text))
-
+    names, done = Names(_inputs_in(own.out, found)), 0
     for batch in _batches(found, own.batch_size, complain):
-        try:
-            results = list(model.stream(batch, tasks=own.tasks, size=own.size, batch_size=own.batch_size))
-        except UserError as error:
-            for (path, _), _ in batch:
-                complain(f"{path}: {error}; --size H,W takes it in another size")
-            continue
-        for (path, below), picture, labels in results:
+        for (path, below), picture, labels in _labels(model, batch, own, complain):
             folder = own.out / names(below)
             try:
                 save(folder, picture, labels, model.tasks, raw=own.raw, alpha=own.alpha)
+            except UserError as error:
+                complain(f"{path}: {error}")
+                continue
             except OSError as error:
                 raise UserError(f"{folder} can't be written ({error.strerror or error}); {path} is not done") from error
             done += 1
-    return done, bad[0]
+    return done
 
 
-Keyed = tuple[tuple[Path, Path], "NDArray[np.uint8]"]
-
-
-def _batches(found: "Found", most: int, complain: object) -> Iterator[list[Keyed]]:
+def _batches(found: "Found", most: int, complain: Callable[[str], None]) -> Iterator[list["Keyed"]]:
     """Neighbours of equal size that can be read."""
     from fedmtl.prediction.pictures import read
     from fedmtl.prediction.predictor import batches
@@ -125,10 +119,25 @@ def _batches(found: "Found", most: int, complain: object) -> Iterator[list[Keyed
             try:
                 yield key, read(key[0])
             except UserError as error:
-                assert callable(complain)
-                complain(error)
+                complain(str(error))
 
     return batches(readable(), most)
+
+
+def _labels(
+    model: "Predictor", batch: list["Keyed"], own: Namespace, complain: Callable[[str], None]
+) -> Iterator[tuple[tuple[Path, Path], "NDArray[np.uint8]", dict[str, "Label"]]]:
+    """Predictions for a batch; where it fails as a whole, for its pictures one by one."""
+    try:
+        results = list(model.stream(batch, tasks=own.tasks, size=own.size, batch_size=len(batch)))
+    except UserError as error:
+        if len(batch) == 1:
+            complain(f"{batch[0][0][0]}: {error}; --size H,W takes it in another size")
+        else:
+            for single in batch:
+                yield from _labels(model, [single], own, complain)
+    else:
+        yield from results
 
 
 def _inputs_in(out: Path, found: "Found") -> list[str]:
@@ -138,14 +147,9 @@ def _inputs_in(out: Path, found: "Found") -> list[str]:
     return sorted({Path(place).parts[0] for place in inside if Path(place).parts and not place.startswith("..")})
 
 
-def _say(console: "Console", text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
 def _complain(console: "Console", *texts: str) -> None:
     for text in texts:
-        shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
-        _say(console, f"fedmtl predict: warning: {shown}")
+        say(console, f"fedmtl predict: warning: {text}")
 
 
 def _count(text: str) -> int:
@@ -165,9 +169,4 @@ def _share(text: str) -> float:
 
 
 def _size(text: str) -> tuple[int, int] | None:
-    if text == "keep":
-        return None
-    sides = text.split(",")
-    if len(sides) != 2 or not all(side.strip().isdecimal() and 0 < int(side) < 2**15 for side in sides):
-        raise ArgumentTypeError(f"must be keep, or a height and a width such as 480,640, not {text}")
-    return int(sides[0]), int(sides[1])
+    return None if text == "keep" else size(text)

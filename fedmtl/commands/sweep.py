@@ -41,7 +41,8 @@ def main(arguments: list[str]) -> None:
     """Runs a sweep and sums it up.
 
     Raises:
-        SystemExit: with 1 if a run has failed, 75 if one was stopped that can be gone on with.
+        SystemExit: with 1 if a run has failed or what they came to can't be written, 75 if one was stopped that can be
+            gone on with.
     """
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     own, extra = _parse(arguments[:cut]), arguments[cut + 1 :]
@@ -56,19 +57,19 @@ def main(arguments: list[str]) -> None:
         for job in planned:
             _say(console, shlex.join(["fedmtl", *job.words[3:]] if job.words[0] == sys.executable else job.words))
         return
+    _make(folder)
     for job in planned:
         job.check()
-    if (folder / "config.yaml").exists():
-        raise UserError(f"{folder} is the folder of a run; give the sweep another --name")
     slots = own.gpus.split(",") if own.gpus else [None] * own.jobs
     done = sum(job.done for job in planned)
     _say(console, f"{sweep.name}: {len(planned)} runs in {folder}, {done} of them done before")
     ends: dict[str, str] = {job.name: "done" for job in planned if job.done}
+    written = False
     try:
         ends = jobs.run(planned, slots, Progress(console, len(planned), ends))
     finally:
-        sum_up(sweep, settings, planned, ends, folder, console)
-    if "failed" in ends.values():
+        written = sum_up(sweep, settings, planned, ends, folder, console)
+    if "failed" in ends.values() or not written:
         raise SystemExit(1)
     if "stopped" in ends.values():
         raise SystemExit(jobs.STOPPED)
@@ -100,7 +101,7 @@ class Progress:
     def __init__(self, console: Console, count: int, ends: dict[str, str]) -> None:
         self.console, self.count, self.ends = console, count, ends
 
-    def __call__(self, job: Job, what: str, seconds: float) -> None:
+    def __call__(self, job: Job, what: str, seconds: float, why: str) -> None:
         """Hears of a job."""
         if what in ("started", "elsewhere"):
             text = "is at work elsewhere" if what == "elsewhere" else "goes on" if job.folder.exists() else "starts"
@@ -109,7 +110,7 @@ class Progress:
         self.ends[job.name] = what
         _say(self.console, f"{job.name} {what} after {_time(seconds)}  ({len(self.ends)}/{self.count})")
         if what == "failed":
-            _say(self.console, f"  {jobs.last_error(job.log)}\n  all of it: {job.log}")
+            _say(self.console, f"  {why}\n  all of it: {job.log}")
 
 
 def sum_up(
@@ -119,8 +120,8 @@ def sum_up(
     ends: dict[str, str],
     folder: Path,
     console: Console,
-) -> None:
-    """Writes sweep.csv and the plot, and prints the table."""
+) -> bool:
+    """Prints the table, writes sweep.csv and the plot; whether they could be written."""
     from fedmtl.sweeps import summary
 
     rows = [
@@ -128,18 +129,40 @@ def sum_up(
         for job, setting in zip(planned, settings, strict=True)
     ]
     if not any(row.metrics for row in rows):
-        return
+        return True
     result = summary.summarise(sweep, rows)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "sweep.csv").write_text(summary.as_csv(result), encoding="utf-8")
     console.print(summary.table(result))
     if result.metric is None:
         some = sorted({key for row in rows for key in row.metrics if key.startswith(("val/", "best/"))})
-        _say(console, f"{result.title}; they have {', '.join(some)}")
+        _say(console, f"{result.title}; there is {', '.join(some)}")
+    from fedmtl import storage  # which loads torch
     from fedmtl.sweeps import plot
 
-    files = [folder / "sweep.csv", *plot.draw(result, folder / "sweep")]
+    files = [folder / "sweep.csv"]
+    try:
+        storage.replace(files[0], lambda file: file.write(summary.as_csv(result).encode()))
+        files += plot.draw(result, folder / "sweep")
+    except OSError as error:  # the runs are done, and the same command sums them up again
+        _say(console, f"warning: {error.filename2 or error.filename or folder}: {error.strerror or error}")
+        return False
     _say(console, f"in {', '.join(map(str, files))}")
+    return True
+
+
+def _make(folder: Path) -> None:
+    """Makes the sweep's folder, with that of its logs.
+
+    Raises:
+        UserError: it can't be made, or is a run's.
+    """
+    try:
+        if (folder / "config.yaml").exists():
+            raise UserError(f"{folder} is the folder of a run; give the sweep another --name")
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--out: {folder} can't be made ({error.strerror or error}); name a folder that you can write to"
+        ) from None
 
 
 def _parse(words: list[str]) -> Namespace:

@@ -18,8 +18,8 @@ from matplotlib.ticker import MaxNLocator
 from fedmtl.comparison.comparison import Comparison
 from fedmtl.comparison.groups import Statistic
 from fedmtl.comparison.interference import PairHistory
-from fedmtl.delta_m import mean
 from fedmtl.runs import Run
+from fedmtl.tracking.heat_maps import SIGNED, UNSIGNED
 
 INK, LINE = "#010203", "#040506"  # stand for the page's colours of text and of rules, whatever these are
 GROUPS = ["#0072b2", "#d55e00", "#009e73", "#b5559b", "#b98300", "#3f9fd6", "#7b5fc0", "#6b7280"]  # and of the groups
@@ -61,7 +61,7 @@ def curves(comparison: Comparison) -> list[Chart]:
         figure = _curve(comparison, partial(_value, task))
         charts.append(Chart(title, _svg(figure, f"curve-{i}", f"{title} over rounds")))
     if comparison.has_delta_m:
-        figure = _curve(comparison, lambda run, round: mean(comparison.changes(run, round)), zero=True)
+        figure = _curve(comparison, comparison.overall, zero=True)
         charts.append(Chart("Δm · % ↑", _svg(figure, "curve-delta", "Δm over rounds")))
     return charts
 
@@ -163,7 +163,7 @@ def heat_map(history: PairHistory, title: str, name: str, largest: float, *, sig
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots()
         norm = Normalize(-largest if signed else 0, largest)
-        drawn = axes.pcolormesh(np.ma.masked_invalid(cells), cmap="RdBu_r" if signed else "viridis", norm=norm)
+        drawn = axes.pcolormesh(np.ma.masked_invalid(cells), cmap=SIGNED if signed else UNSIGNED, norm=norm)
         axes.invert_yaxis()
         axes.set_yticks(np.arange(cells.shape[0]) + 0.5, list(history.pairs), fontsize=8)
         shown = np.unique(np.linspace(0, cells.shape[1] - 1, min(FEW, cells.shape[1])).round().astype(int))

@@ -14,7 +14,6 @@ BESIDE = frozenset(
     )
 )
 MACHINE = frozenset(f"fabric.{key}" for key in ("accelerator", "devices", "num_nodes", "threads", "workers"))
-PLACES = frozenset(("root", "cache"))  # ends of keys that say where files lie
 MOST_KEYS = 100_000  # a configuration has some hundreds; one of nested references could have any number
 
 Method = dict[str, str]  # values by flattened key
@@ -22,6 +21,9 @@ Method = dict[str, str]  # values by flattened key
 
 def method(run: Run) -> Method:
     """The part of a run's configuration that makes its method, flattened: ``upload[0].rho`` is ``0.3``.
+
+    What is null or empty is left out, as if it were not there. A data set's folder stays: of one's own files it says
+    which data set it is.
 
     Raises:
         UserError: it is no configuration but a knot of references.
@@ -31,7 +33,7 @@ def method(run: Run) -> Method:
         for count, (key, value) in enumerate(_leaves(run.config, "")):
             if count > MOST_KEYS:
                 raise RecursionError
-            if key.split(".")[0] not in BESIDE and key.split(".")[-1] not in PLACES and key not in MACHINE:
+            if key.split(".")[0] not in BESIDE and key.split(".")[-1] != "cache" and key not in MACHINE:
                 flat[printable(key.replace(".init_args", "").removesuffix(".class_path"))] = value
     except RecursionError:
         raise UserError(f"{run.path / 'config.yaml'} is no run's configuration: it is too large") from None
@@ -77,14 +79,14 @@ def _last(value: str) -> str:
 
 
 def _leaves(tree: Any, key: str) -> Iterator[tuple[str, str]]:
-    """A tree's plain values by their path; a list of plain values is one of them."""
-    if isinstance(tree, Mapping) and tree:
+    """A tree's plain values but null by their path; a list of plain values is one of them, an empty one is nothing."""
+    if isinstance(tree, Mapping):
         for name, value in tree.items():
             yield from _leaves(value, f"{key}.{name}" if key else str(name))
     elif isinstance(tree, list) and any(isinstance(value, Mapping | list) for value in tree):
         for i, value in enumerate(tree):
             yield from _leaves(value, f"{key}[{i}]")
-    else:
+    elif tree is not None and tree != []:
         yield key, printable(f"[{', '.join(map(_plain, tree))}]" if isinstance(tree, list) else _plain(tree))
 
 

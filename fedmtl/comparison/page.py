@@ -11,9 +11,10 @@ from fedmtl.comparison.charts import Chart
 from fedmtl.comparison.comparison import Comparison
 from fedmtl.comparison.interference import pair_history
 from fedmtl.errors import UserError
+from fedmtl.tracking.run_directory import write_text
 
 HEATS = {
-    "cosine": ("Cosine of two clients' updates", "Below 0 they pull against one another.", True),
+    "cosine": ("Cosine of two clients' updates", "Below 0, red, they pull against one another.", True),
     "mask_overlap": (
         "Overlap of two clients' masks",
         "Entries that both keep, of those that one does (Jaccard).",
@@ -23,14 +24,14 @@ HEATS = {
 
 
 def write(path: Path, comparison: Comparison) -> None:
-    """Writes the page.
+    """Writes the page, whole or not at all.
 
     Raises:
         UserError: it can't be written.
     """
     text = page(comparison)
     try:
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
     except OSError as error:
         raise UserError(f"--html: {path} can't be written: {error.strerror or error}") from None
 

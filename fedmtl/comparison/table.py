@@ -14,7 +14,6 @@ from rich.table import Table as RichTable
 
 from fedmtl.comparison.comparison import Comparison
 from fedmtl.comparison.groups import Group, Statistic, statistic
-from fedmtl.delta_m import mean
 
 NONE = "–"
 _LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
@@ -50,16 +49,17 @@ class Table:
 def metrics(comparison: Comparison) -> Table:
     """Primary metrics of every task and Δm, a row a group."""
     heads, columns = ["method"], [[Cell(group.name) for group in comparison.groups]]
+    sizes = [len(group.runs) for group in comparison.groups]
     for task, primary in comparison.primary.items():
         heads.append(f"{task}\n{primary.metric} {'↑' if primary.higher_is_better else '↓'}")
         found = [comparison.metric(group, task) for group in comparison.groups]
-        columns.append(_column(found, higher_is_better=primary.higher_is_better))
+        columns.append(_column(found, sizes, higher_is_better=primary.higher_is_better))
     if comparison.has_delta_m:
         heads.append("Δm\n% ↑")
         found = [comparison.delta_m(group) for group in comparison.groups]
-        columns.append(_column(found, higher_is_better=True, signed=True))
-    when = "best" if comparison.best else "last"
-    return Table(f"Validation, {when} evaluation", heads, _rows(columns))
+        columns.append(_column(found, sizes, higher_is_better=True, signed=True))
+    when = "best evaluation by each run's own score" if comparison.best else "last evaluation"
+    return Table(f"Validation, {when}", heads, _rows(columns))
 
 
 def changes(comparison: Comparison) -> Table | None:
@@ -70,17 +70,18 @@ def changes(comparison: Comparison) -> Table | None:
     for task in comparison.primary:
         heads.append(f"{task}\n% ↑")
         found = [comparison.change(group, task) for group in comparison.groups]
-        columns.append(_column(found, higher_is_better=True, signed=True))
+        sizes = [len(group.runs) for group in comparison.groups]
+        columns.append(_column(found, sizes, higher_is_better=True, signed=True))
     return Table(comparison.measure, heads, _rows(columns))
 
 
 def cost(comparison: Comparison) -> Table:
-    """Seeds, rounds done, bytes that clients sent and seconds, a row a group; means over its seeds."""
+    """Seeds, round of the numbers, bytes that clients sent and seconds, a row a group; means over its seeds."""
     rows = []
     for group in comparison.groups:
         up = statistic(run.total("bytes/up") for run in group.runs)
         time = statistic(run.total("time/train", "time/evaluate") for run in group.runs)
-        cells = [group.name, str(len(group.runs)), progress(group)]
+        cells = [group.name, str(len(group.runs)), progress(group, best=comparison.best)]
         cells += [amount(up.mean) if up else NONE, duration(time.mean) if time else NONE]
         rows.append([Cell(text) for text in cells])
     return Table("Cost, mean of the seeds", ["method", "seeds", "round", "sent", "time"], rows)
@@ -93,9 +94,10 @@ def every_run(comparison: Comparison) -> Table:
     rows = []
     for group in comparison.groups:
         for run in group.runs:
-            values, change = comparison.values(run), mean(comparison.changes(run))
+            values, change = comparison.values(run), comparison.overall(run)
             numbers = [statistic([values.get(task)]) for task in tasks]
-            cells = [run.name, NONE if run.seed is None else str(run.seed), progress(Group(run.name, [run]))]
+            when = progress(Group(run.name, [run]), best=comparison.best)
+            cells = [run.name, NONE if run.seed is None else str(run.seed), when]
             cells += [text_of(one, decimals([one])) for one in numbers] + [text_of(statistic([change]), 2, signed=True)]
             rows.append([Cell(text) for text in cells])
     return Table("Every run", heads, rows)
@@ -108,13 +110,14 @@ def configurations(comparison: Comparison) -> Table | None:
     return Table("What differs between the configurations", ["key", *names], rows) if rows else None
 
 
-def text_of(value: Statistic | None, digits: int, *, signed: bool = False) -> str:
-    """Mean ± standard deviation with so many decimals; a minus sign, not a hyphen."""
+def text_of(value: Statistic | None, digits: int, *, signed: bool = False, runs: int = 1) -> str:
+    """Mean ± standard deviation with so many decimals, marked where it is of fewer runs; a minus sign, not a hyphen."""
     if value is None:
         return NONE
     number = f"{value.mean:{'+' if signed else ''}.{digits}f}"
     number = number.replace("-", "−") if float(number) else number.lstrip("+-")
-    return number if value.std is None else f"{number} ± {value.std:.{digits}f}"
+    number = number if value.std is None else f"{number} ± {value.std:.{digits}f}"
+    return number if value.n >= runs else f"{number} ({value.n}/{runs})"
 
 
 def decimals(values: Sequence[Statistic | None]) -> int:
@@ -123,13 +126,20 @@ def decimals(values: Sequence[Statistic | None]) -> int:
     return 2 if largest >= 10 else 3 if largest >= 1 else 4
 
 
-def progress(group: Group) -> str:
-    """Rounds done, and of how many while a run still goes on."""
-    done, wanted = [run.round for run in group.runs], max(run.rounds for run in group.runs)
-    if all(run.finished for run in group.runs) and len(set(done)) == 1:
-        return str(done[0])
-    span = str(done[0]) if len(set(done)) == 1 else f"{min(done)}–{max(done)}"
-    return f"running, {span}/{wanted}" if not all(run.finished for run in group.runs) else span
+def progress(group: Group, *, best: bool = False) -> str:
+    """The round of the numbers, and beside it the rounds done where those are others, or not all."""
+    counted, done = [run.at(best=best) for run in group.runs], [run.round for run in group.runs]
+    if all(run.finished for run in group.runs):
+        return _span(done) if counted == done else f"{_span(counted)} (of {_span(done)})"
+    state = f"unfinished, {_span(done)}/{max(run.rounds for run in group.runs)}"
+    return state if counted == done else f"{_span(counted)} ({state})"
+
+
+def _span(rounds: Sequence[int | None]) -> str:
+    there = [round for round in rounds if round is not None]
+    if not there:
+        return NONE
+    return str(there[0]) if len(set(there)) == 1 else f"{min(there)}–{max(there)}"
 
 
 def amount(count: float) -> str:
@@ -181,7 +191,7 @@ def latex(tables: Sequence[Table]) -> str:
 
 def csv_text(comparison: Comparison) -> str:
     """A line a group with full precision: mean, standard deviation and number of values of everything measured."""
-    rows = [_csv_row(comparison, group) for group in comparison.groups]
+    rows = [{_inert(key): v for key, v in _csv_row(comparison, group).items()} for group in comparison.groups]
     file = io.StringIO()
     writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
     writer.writeheader()
@@ -189,12 +199,17 @@ def csv_text(comparison: Comparison) -> str:
     return file.getvalue()
 
 
+def _inert(name: str) -> str:
+    """A name that no spreadsheet takes for a formula."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@")) else name
+
+
 def _csv_row(comparison: Comparison, group: Group) -> dict[str, object]:
-    # a name that a spreadsheet would take for a formula is not one
-    name = f"'{group.name}" if group.name.startswith(("=", "+", "-", "@")) else group.name
     seeds = " ".join(str(run.seed) for run in group.runs)
-    row: dict[str, object] = {"method": name, "seeds": seeds, "finished": sum(run.finished for run in group.runs)}
-    row |= {"round/min": min(run.round for run in group.runs), "round/max": max(run.round for run in group.runs)}
+    row: dict[str, object] = {"method": _inert(group.name), "seeds": seeds}
+    row["finished"] = sum(run.finished for run in group.runs)
+    rounds = [round for run in group.runs if (round := run.at(best=comparison.best)) is not None]
+    row |= {"round/min": min(rounds, default=""), "round/max": max(rounds, default="")}
     found: dict[str, Statistic | None] = {}
     for task, primary in comparison.primary.items():
         found[f"{task}/{primary.metric}"] = comparison.metric(group, task)
@@ -211,15 +226,23 @@ def _csv_row(comparison: Comparison, group: Group) -> dict[str, object]:
     return row
 
 
-def _column(values: Sequence[Statistic | None], *, higher_is_better: bool, signed: bool = False) -> list[Cell]:
-    """The cells of a column; those best as shown are marked, if there is something to be better than."""
+def _column(
+    values: Sequence[Statistic | None], sizes: Sequence[int], *, higher_is_better: bool, signed: bool = False
+) -> list[Cell]:
+    """The cells of a column; those best as shown are marked, if there is something to be better than.
+
+    A mean that leaves out runs of its group (of `sizes`) is never the best: what it leaves out may have diverged.
+    """
     digits = 2 if signed else decimals(values)
-    shown = [None if value is None else round(value.mean, digits) for value in values]
+    shown = [
+        None if value is None or value.n < size else round(value.mean, digits)
+        for value, size in zip(values, sizes, strict=True)
+    ]
     there = [value for value in shown if value is not None]
     best = (max if higher_is_better else min)(there) if len(there) > 1 else None
     return [
-        Cell(text_of(value, digits, signed=signed), best is not None and number == best)
-        for value, number in zip(values, shown, strict=True)
+        Cell(text_of(value, digits, signed=signed, runs=size), best is not None and number == best)
+        for value, size, number in zip(values, sizes, shown, strict=True)
     ]
 
 

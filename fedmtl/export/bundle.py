@@ -1,35 +1,35 @@
 """The folder of an export: each format in a folder of its own, kept if it agrees with the original; a model card."""
 
-import shutil
+import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
 
 from fedmtl import storage
 from fedmtl.errors import UserError
-from fedmtl.export.card import model_card
+from fedmtl.export.card import MARK, model_card
 from fedmtl.export.encoder import write_encoder
 from fedmtl.export.outcome import Outcome
-from fedmtl.export.programs import trace, write_onnx, write_torch
+from fedmtl.export.programs import ONNX, TORCH, trace, write_onnx, write_torch
 from fedmtl.prediction import Predictor
+from fedmtl.prediction.folders import replacing
 
 FORMATS = ("timm", "torch", "onnx")
 
 
 @dataclass(frozen=True)
 class _Writer:
-    """What writes a format, and the largest difference from the original, relative to its largest output."""
+    """What writes a format, the files, and the largest difference from the original, relative to its largest output."""
 
     write: Callable[[Predictor, Path, tuple[int, int]], Outcome]
+    files: tuple[str, ...]
     tolerance: float
 
 
 WRITERS = {
-    "timm": _Writer(write_encoder, 0.0),
-    "torch": _Writer(write_torch, 1e-4),
-    "onnx": _Writer(write_onnx, 1e-3),
+    "timm": _Writer(write_encoder, ("config.json", "model.safetensors"), 0.0),
+    "torch": _Writer(write_torch, (TORCH,), 1e-4),
+    "onnx": _Writer(write_onnx, (ONNX, f"{ONNX}.data"), 1e-3),
 }
 
 
@@ -39,7 +39,8 @@ def export(
     """Writes a run's model into folders ``timm``, ``torch`` and ``onnx``, and a model card ``README.md``.
 
     A format is written beside its place, checked against the original on a test picture, and only then put there; if
-    that fails, nothing of it is left, what was there before stays, and the others go on.
+    that fails, nothing of it is left, what was there before stays, and the others go on. Only what an earlier export
+    has left is ever replaced.
 
     Args:
         model: the model, on the CPU (``load(run, accelerator="cpu")``).
@@ -51,7 +52,8 @@ def export(
         How each format went, in the order of `formats`.
 
     Raises:
-        UserError: there is no such format, or the folder can't be written.
+        UserError: there is no such format, the folder can't be written or holds files of other kinds in these places,
+            or the run's files are damaged.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
@@ -62,10 +64,13 @@ def export(
         )
     out = Path(out)
     try:
+        known = _earlier(out, formats)
+        model_card(model, [])  # a damaged run is refused before anything is written
         out.mkdir(parents=True, exist_ok=True)
         outcomes = [_export(model, out, name, size or model.groups[0].size) for name in dict.fromkeys(formats)]
-        if any(outcome.done for outcome in outcomes):
-            text = model_card(model, [one for one in outcomes if one.done])
+        done = [outcome for outcome in outcomes if outcome.done]
+        if done:
+            text = model_card(model, done, [name for name in known if name not in {one.format for one in done}])
             storage.replace(out / "README.md", lambda file: file.write(text.encode()))
     except OSError as error:
         raise UserError(
@@ -76,42 +81,48 @@ def export(
     return outcomes
 
 
+def _earlier(out: Path, wanted: Sequence[str]) -> list[str]:
+    """The formats that an earlier export has left.
+
+    Raises:
+        UserError: something else is where the wanted ones or the card would be.
+    """
+    card = out / "README.md"
+    exported = card.is_file() and MARK in card.read_text(encoding="utf-8", errors="replace")
+    here = [name for name in FORMATS if os.path.lexists(out / name)]
+    known = [name for name in here if exported and _holds_only(out / name, WRITERS[name].files)]
+    others = [name for name in here if name in wanted and name not in known]
+    if os.path.lexists(card) and not exported:
+        others.append(card.name)
+    if others:
+        raise UserError(
+            f"{out} holds {' and '.join(others)} that no earlier export is known to have left; move that away, or name "
+            "another folder"
+        )
+    return known
+
+
+def _holds_only(folder: Path, files: Sequence[str]) -> bool:
+    return (
+        not folder.is_symlink()
+        and folder.is_dir()
+        and all(file.name in files and file.is_file() for file in folder.iterdir())
+    )
+
+
 def _export(model: Predictor, out: Path, name: str, size: tuple[int, int]) -> Outcome:
     """One format, whole or not at all."""
-    partial = Path(mkdtemp(prefix=f".{name}.", dir=out))
     try:
-        outcome = WRITERS[name].write(model, partial, size)
-        if not outcome.difference <= WRITERS[name].tolerance * outcome.scale:  # NaN, too, is refused
-            return Outcome(
-                name,
-                reason=f"it differs from the original by {outcome.difference:.3g}, where outputs are up to "
-                f"{outcome.scale:.3g}; it is not kept",
-            )
-        partial.chmod(0o755)
-        _put(partial, out / name)
-        return outcome
+        with replacing(out / name) as partial:
+            outcome = WRITERS[name].write(model, partial, size)
+            if not outcome.difference <= WRITERS[name].tolerance * outcome.scale:  # NaN, too, is refused
+                raise UserError(
+                    f"it differs from the original by {outcome.difference:.3g}, where outputs are up to "
+                    f"{outcome.scale:.3g}; it is not kept"
+                )
+            return outcome
     except OSError:
         raise
     except Exception as error:  # exporters raise anything
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         return Outcome(name, reason=reason)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _put(partial: Path, place: Path) -> None:
-    """Renames a folder to its place; what was there goes when the new one is there."""
-    old = None
-    if place.exists():
-        old = Path(mkdtemp(prefix=f".{place.name}.old.", dir=place.parent)) / "old"
-        place.rename(old)
-    try:
-        partial.rename(place)
-    except OSError:
-        if old is not None:
-            with suppress(OSError):
-                old.rename(place)
-        raise
-    finally:
-        if old is not None:
-            shutil.rmtree(old.parent, ignore_errors=True)

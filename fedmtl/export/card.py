@@ -9,10 +9,11 @@ from typing import Any
 import yaml
 
 from fedmtl import __version__
-from fedmtl.delta_m import mean
+from fedmtl.delta_m import complete_mean
+from fedmtl.errors import UserError
 from fedmtl.export.outcome import Outcome
 from fedmtl.prediction import Predictor
-from fedmtl.runs import Run
+from fedmtl.runs import Run, number
 from fedmtl.tasks import Depth, Edge, Normals, Saliency, Task
 from fedmtl.tasks.base import ClassTask
 
@@ -20,20 +21,41 @@ PIPELINES = {"semseg": "image-segmentation", "parts": "image-segmentation", "dep
 MANY = 60  # most classes that are named
 
 
-def model_card(model: Predictor, outcomes: Sequence[Outcome]) -> str:
-    """The card of a model in the formats that were written; names from the run are escaped."""
+MARK = "<!-- written by fedmtl export, which replaces this file as long as this line is in it -->"
+
+
+def model_card(model: Predictor, outcomes: Sequence[Outcome], earlier: Sequence[str] = ()) -> str:
+    """The card of a model; names from the run are escaped.
+
+    Args:
+        model: the model.
+        outcomes: the formats that were written.
+        earlier: formats that lie beside them from an earlier export.
+
+    Raises:
+        UserError: the run's files say something impossible.
+    """
+    try:
+        return _card(model, outcomes, earlier)
+    except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{model.run.path}: its files make no model card ({reason})") from error
+
+
+def _card(model: Predictor, outcomes: Sequence[Outcome], earlier: Sequence[str]) -> str:
     run = model.run
     sections = [
-        _front(model, outcomes),
+        _front(model, [*(one.format for one in outcomes), *earlier]),
         f"# {escape(run.name)}\n\n{_what(model)}",
         "## Tasks\n\n" + _tasks(model),
         "## Results\n\n" + _results(run),
         "## Pictures\n\n" + _pictures(model),
-        "## How to load\n\n" + "\n\n".join(_loading(model, outcome) for outcome in outcomes),
+        "## How to load\n\n" + "\n\n".join([*(_loading(outcome) for outcome in outcomes), *map(_left, earlier)]),
         "## Training\n\n" + _training(run),
         "## Limits\n\n" + _limits(run),
         "## Licence\n\nNot chosen yet: it is for whoever publishes this model, within what the licences of the "
         "training pictures and of any pretrained weights allow. Put it into the first lines of this file, too.",
+        MARK,
     ]
     return "\n\n".join(section.strip() for section in sections) + "\n"
 
@@ -51,9 +73,9 @@ def fenced(text: str, language: str = "") -> str:
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
-def _front(model: Predictor, outcomes: Sequence[Outcome]) -> str:
+def _front(model: Predictor, formats: Sequence[str]) -> str:
     kinds = [task.name for task in model.tasks.values()]
-    front: dict[str, Any] = {"library_name": "timm"} if [one.format for one in outcomes] == ["timm"] else {}
+    front: dict[str, Any] = {"library_name": "timm"} if formats == ["timm"] else {}
     pipelines = {PIPELINES[kind] for kind in kinds if kind in PIPELINES}
     if len(pipelines) == 1:
         front["pipeline_tag"] = pipelines.pop()
@@ -124,11 +146,13 @@ def _results(run: Run) -> str:
         metric = f"{escape(primary.metric)} {'↑' if primary.higher_is_better else '↓'}"
         how = f" ({escape(primary.protocol)})" if primary.protocol else ""
         lines.append(f"| {escape(task)} | {metric}{how} | {' | '.join(cells)} |")
-    means = {when: value for when, found in changes.items() if (value := mean(found)) is not None}
+    overall = {when: complete_mean(found, run.primary) for when, found in changes.items()}
+    means = {when: value for when, value in overall.items() if value is not None}
     told = [f"Δm against {escape(run.baseline)}: " + ", ".join(f"{when} {v:+.2f} %" for when, v in means.items()) + "."]
     measured = ", ".join(f"{escape(name)} ({escape(count)} pictures)" for name, count in (run.validation or {}).items())
     notes = [f"Measured on the validation split of {measured}."] if measured else []
-    notes += told if means else ["Δm is left out: the run had no baseline."]
+    why = "not every task has a finite Δ" if any(changes.values()) else "the run had no baseline"
+    notes += told if means else [f"Δm is left out: {why}."]
     return "\n".join(lines) + "\n\n" + " ".join(notes)
 
 
@@ -152,7 +176,7 @@ def _pictures(model: Predictor) -> str:
     return "\n".join(lines)
 
 
-def _loading(model: Predictor, outcome: Outcome) -> str:
+def _loading(outcome: Outcome) -> str:
     if outcome.format == "timm":
         code = 'import timm\n\nencoder = timm.create_model("local-dir:timm", pretrained=True, features_only=True)'
         said = f"The encoder alone, for timm. {escape(outcome.note)}"
@@ -174,12 +198,16 @@ def _loading(model: Predictor, outcome: Outcome) -> str:
     )
 
 
+def _left(name: str) -> str:
+    return f"`{name}/` is of an earlier export; what this card says need not hold for it."
+
+
 def _training(run: Run) -> str:
     shares: dict[str, int] = {}
     for row in run.federation:
-        tasks = "+".join(map(str, row.get("tasks", ())))
-        key = f"{row.get('data')}, {tasks}"
-        shares[key] = shares.get(key, 0) + int(row.get("images", 0))
+        tasks = row.get("tasks")
+        key = f"{row.get('data')}, {'+'.join(map(str, tasks)) if isinstance(tasks, list) else '?'}"
+        shares[key] = shares.get(key, 0) + int(number(row.get("images")) or 0)
     clients = len(run.federation)
     lines = [f"{clients} clients, {run.rounds} rounds. Training pictures by data set and tasks:", ""] if clients else []
     lines += [f"- {escape(key)}: {images}" for key, images in list(shares.items())[:MANY]]

@@ -1,5 +1,7 @@
 """What is written of a prediction: drawings beside the input, a sheet of all tasks, arrays, and arrays as PNG."""
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -8,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fedmtl.errors import UserError
+from fedmtl.prediction.folders import replacing
 from fedmtl.tasks import Depth, Edge, Normals, Saliency, Task
 from fedmtl.tasks.base import ClassTask, Label, class_palette
 from fedmtl.tracking.figures import Colour, sheet
@@ -16,6 +20,7 @@ Raw = Literal["npy", "png", "none"]
 Picture = NDArray[np.uint8]
 
 SHEET = "all-tasks.png"  # no head has a name with a hyphen
+WRITTEN = re.compile(rf"{re.escape(SHEET)}|\w+(\.raw)?\.png|\w+\.npy")  # names of all files of a prediction
 LEGEND = 24  # most classes that a legend names, the largest in the picture
 NAME = 28  # letters of a class's name in it
 
@@ -29,13 +34,13 @@ def save(
     raw: Raw = "npy",
     alpha: float = 0.6,
 ) -> None:
-    """Writes all that there is of one picture into a folder of its own.
+    """Writes all that there is of one picture into a folder of its own, whole, in place of an earlier prediction.
 
     ``<task>.png`` is the input and, beside it, the drawing; ``all-tasks.png`` the input and all drawings with a legend;
     ``<task>.npy`` the array as `Task.predict` gives it, or ``<task>.raw.png`` the same as in `as_png`.
 
     Args:
-        folder: the folder; it is made.
+        folder: the folder; it is made, and so are those above it.
         picture: the input, (H, W, 3).
         labels: predictions by head.
         tasks: the tasks by head.
@@ -43,9 +48,28 @@ def save(
         alpha: opacity of drawings over the input, of tasks whose drawing is laid over it: classes and saliency.
 
     Raises:
+        UserError: the folder is there and holds something else than a prediction.
         OSError: something can't be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    _refuse_others(folder)
+    with replacing(folder) as partial:
+        _write(partial, picture, labels, tasks, raw, alpha)
+
+
+def _refuse_others(folder: Path) -> None:
+    if not os.path.lexists(folder):
+        return
+    files = {} if folder.is_symlink() or not folder.is_dir() else {file.name: file for file in folder.iterdir()}
+    known = SHEET in files and all(WRITTEN.fullmatch(name) and file.is_file() for name, file in files.items())
+    if not known:
+        raise UserError(
+            f"{folder} holds something else than an earlier prediction; move that away, or name another --out"
+        )
+
+
+def _write(
+    folder: Path, picture: Picture, labels: Mapping[str, Label], tasks: Mapping[str, Task], raw: Raw, alpha: float
+) -> None:
     drawn = {name: overlay(tasks[name], picture, label, alpha) for name, label in labels.items()}
     for name, label in labels.items():
         Image.fromarray(np.concatenate([picture, drawn[name]], axis=1)).save(folder / f"{name}.png")

@@ -48,7 +48,7 @@ def load(
     if told is None:
         raise UserError(f"{run} has no {FILE}, which tells its tasks; fedmtl predict takes them from its data")
     if client is None and not told.unified:
-        names = ", ".join(str(row.get("client")) for row in read.federation[:12])
+        names = runs.printable(", ".join(str(row.get("client")) for row in read.federation[:12]))
         raise UserError(f"{run} has no unified model ({_why_not(read.config)}); --client takes one of {names}")
     saved = _saved(read, checkpoint, unified=client is None)
     try:
@@ -66,7 +66,7 @@ def load(
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UserError(f"{run}: its checkpoint, config.yaml and {FILE} do not fit together ({reason})") from error
-    settings = _fabric(read.config.get("fabric") or {}, accelerator)
+    settings = _fabric(read, accelerator)
     return Predictor(
         model,
         groups,
@@ -100,14 +100,17 @@ def _model(run: runs.Run, channels: Mapping[str, int]) -> UnifiedModel:
         torch.set_rng_state(before)
 
 
-def _fabric(chosen: Mapping[str, Any], accelerator: Accelerator | None) -> FabricConfig:
+def _fabric(run: runs.Run, accelerator: Accelerator | None) -> FabricConfig:
     """The run's settings for one process; `compile` would only make it start later."""
+    chosen = run.config.get("fabric") or {}
+    if not isinstance(chosen, dict):
+        raise UserError(f"{run.path / 'config.yaml'}: fabric: expected keys and values, found {str(chosen)[:80]!r}")
     kept = {key: chosen[key] for key in ("precision", "threads", "channels_last") if key in chosen}
     theirs: Accelerator = "cpu" if chosen.get("accelerator") == "cpu" else "auto"
     try:
         return FabricConfig(accelerator=accelerator or theirs, **kept)
     except (TypeError, ValueError) as error:
-        raise UserError(f"config.yaml: fabric: {error}") from error
+        raise UserError(f"{run.path / 'config.yaml'}: fabric: {error}") from error
 
 
 def _weights(model: UnifiedModel, state: State) -> dict[str, Tensor]:
@@ -150,7 +153,8 @@ def _groups_of(run: runs.Run, client: str, groups: tuple[Heads, ...]) -> tuple[H
     """
     rows = {str(row.get("client")): row for row in run.federation}
     if client not in rows:
-        raise UserError(f"--client: {run.path} has no client {client!r}{meant(client, rows)}; it has {', '.join(rows)}")
+        there = runs.printable(", ".join(rows))
+        raise UserError(f"--client: {run.path} has no client {client!r}{meant(client, rows)}; it has {there}")
     places = [group for group in run.config["clients"] for _ in range(group.get("count", 1))]
     group, row = places[list(rows).index(client)], rows[client]
     if _differs(group):
@@ -164,10 +168,11 @@ def _groups_of(run: runs.Run, client: str, groups: tuple[Heads, ...]) -> tuple[H
     return tuple(Heads(g.data, tasks, g.transform, g.size) for g, tasks in own)
 
 
-def _differs(group: Mapping[str, Any]) -> bool:
+def _differs(group: Any) -> bool:
     """Whether a group of clients has an architecture of its own."""
-    own_input = group.get("input", "image") != "image"
-    return bool(group.get("model") or group.get("private") or own_input)
+    if not isinstance(group, Mapping):
+        return False
+    return bool(group.get("model") or group.get("private") or group.get("input", "image") != "image")
 
 
 def _why_not(config: Mapping[str, Any]) -> str:
@@ -175,7 +180,8 @@ def _why_not(config: Mapping[str, Any]) -> str:
     share = config.get("share")
     if share != "model":
         heads = "each client keeps its own heads" if share == "encoder" else "each client trains alone"
-        return f"share: {share}, {heads}"
-    if any(map(_differs, config.get("clients") or ())):
+        return runs.printable(f"share: {share}, {heads}")
+    clients = config.get("clients")
+    if isinstance(clients, list) and any(map(_differs, clients)):
         return "some clients have an architecture or input of their own"
     return "its method gives each client a model of its own"

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,23 +83,30 @@ class Sweep:
             seed: of random search.
 
         Raises:
-            UserError: a grid without end, or a random search without a count.
+            UserError: a grid without end or of more than `parameters.MOST` runs, or a random search without a count.
         """
         limits = [limit for limit in (self.run_cap, count) if limit is not None]
         if self.method == "random":
             if not limits:
                 raise UserError("method: random never ends by itself; give the file a run_cap, or --count 20")
             return self._draw(min(limits), seed)
-        endless = next((p for p in self.parameters if p.choices is None), None)
+        choices = {p.path: p.choices or [] for p in self.parameters}
+        endless = next((p for p in self.parameters if not choices[p.path]), None)
         if endless is not None:
             raise UserError(
-                f"parameters.{endless.name}: {endless.distribution} has no end, a grid needs values; or method: random"
+                f"parameters.{endless.name}: {endless.distribution} has no end, or more than {parameters.MOST} values; "
+                "a grid needs few; or method: random"
             )
+        size, most = math.prod(map(len, choices.values())), min(limits, default=parameters.MOST)
+        if size > parameters.MOST and not limits:
+            raise UserError(f"parameters: a grid of {size} runs; give the file a run_cap, or --count 20")
         unique: dict[str, Setting] = {}
-        for values in itertools.product(*(parameter.choices or [] for parameter in self.parameters)):
-            setting = {p.path: value for p, value in zip(self.parameters, values, strict=True)}
+        for values in itertools.product(*choices.values()):
+            setting = dict(zip(choices, values, strict=True))
             unique.setdefault(identity(setting), setting)
-        return list(unique.values())[: min(limits, default=None)]
+            if len(unique) == most:
+                break
+        return list(unique.values())
 
     def _draw(self, count: int, seed: int) -> list[Setting]:
         from fedmtl.seeding import numpy_stream

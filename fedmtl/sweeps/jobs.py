@@ -56,21 +56,28 @@ class Job:
         """Refuses to take another run's folder for this one's.
 
         Raises:
-            UserError: a run of this name was begun by another command.
+            UserError: a run of this name was begun by another command, or what says so is damaged.
         """
         note = self.log.with_suffix(".json")
         if not note.is_file():
             return
-        with suppress(ValueError):
+        try:
             before = json.loads(note.read_text(encoding="utf-8"))
-            if before != list(self.given):
-                gone = " ".join(word for word in before if word not in self.given)
-                new = " ".join(word for word in self.given if word not in before)
-                change = " and ".join(f"{how} {words}" for how, words in (("with", gone), ("without", new)) if words)
-                raise UserError(
-                    f"{self.folder} was begun {change or 'by words in another order'}; give the sweep the words "
-                    "that it had, or another --name"
-                )
+        except (OSError, ValueError):
+            before = None
+        if not isinstance(before, list) or not all(isinstance(word, str) for word in before):
+            raise UserError(
+                f"{note} is damaged, it should say by what command {self.folder} was begun; if that was the same as "
+                "now delete the file, else give the sweep another --name"
+            )
+        if before != list(self.given):
+            gone = " ".join(word for word in before if word not in self.given)
+            new = " ".join(word for word in self.given if word not in before)
+            change = " and ".join(f"{how} {words}" for how, words in (("with", gone), ("without", new)) if words)
+            raise UserError(
+                f"{self.folder} was begun {change or 'by words in another order'}; give the sweep the words "
+                "that it had, or another --name"
+            )
 
     def note(self) -> None:
         """Writes down by what command it was begun."""
@@ -98,19 +105,20 @@ class _Process:
             self.popen.wait()
 
 
-Tell = Callable[[Job, str, float], None]
+Tell = Callable[[Job, str, float, str], None]
 
 
 def run(jobs: Sequence[Job], slots: Sequence[str | None], tell: Tell) -> dict[str, str]:
     """Runs what is not done yet, one process a slot, until all have ended.
 
     A run that another sweep has at work in the same folder is waited for. A signal is passed on to the runs, which
-    save and end; a second Ctrl-C ends them at once.
+    save and end, and so is any error here; a second Ctrl-C ends them at once. A run whose log can't be written fails.
 
     Args:
-        jobs: in the order in which they start.
+        jobs: in the order in which they start; the folders of their logs are there.
         slots: a slot is the GPUs of its runs (CUDA_VISIBLE_DEVICES), or None for whatever there is.
-        tell: hears of each job when it is ``started``, ``done``, ``failed``, ``stopped``, ``elsewhere``, with seconds.
+        tell: hears of each job when it is ``started``, ``done``, ``failed``, ``stopped``, ``elsewhere``, with seconds
+            and, where it has failed, why.
 
     Returns:
         How each run has ended: ``done``, ``failed`` or ``stopped``.
@@ -127,34 +135,33 @@ def run(jobs: Sequence[Job], slots: Sequence[str | None], tell: Tell) -> dict[st
             while waiting or active:
                 for _ in range(len(waiting) if free else 0):
                     job = waiting.popleft()
-                    with _log(job) as log:
-                        if not _lock(log):
-                            waiting.append(job)
-                            if job.name not in elsewhere:
-                                tell(job, "elsewhere", 0.0)
-                            elsewhere.add(job.name)
-                        elif job.done:  # elsewhere, meanwhile
-                            ends[job.name] = "done"
-                        else:
-                            tell(job, "started", 0.0)
-                            active.append(_start(job, free.pop(0), log))
+                    begun = _begin(job, free[0], tell)
+                    if isinstance(begun, _Process):
+                        active.append(begun)
+                        del free[0]
+                    elif begun == "elsewhere":
+                        waiting.append(job)
+                        if job.name not in elsewhere:
+                            tell(job, begun, 0.0, "")
+                        elsewhere.add(job.name)
+                    else:
+                        ends[job.name] = begun
                     if not free:
                         break
                 stop.check(patience=0.1)
                 for process in [p for p in active if p.code is not None]:
                     active.remove(process)
                     free.append(process.slot)
-                    ends[process.job.name] = _end(process)
-                    tell(process.job, ends[process.job.name], time.monotonic() - process.since)
-        except Stopped:
+                    ends[process.job.name] = _tell_end(process, tell)
+        except Exception as error:
             _signal(active, signal.SIGTERM)
             for process in active:
                 process.wait()
-                tell(process.job, _end(process), time.monotonic() - process.since)
+            for process in active if isinstance(error, Stopped) else ():  # or else there may be nobody to tell
+                _tell_end(process, tell)
             raise
-        except BaseException:
-            _signal(active, signal.SIGKILL)
-            raise
+        finally:  # after a second Ctrl-C
+            _signal([process for process in active if process.code is None], signal.SIGKILL)
     return ends
 
 
@@ -174,9 +181,19 @@ def environment(gpu: str | None, base: Mapping[str, str] = os.environ) -> dict[s
     return own | {"PYTHONUNBUFFERED": "1"} | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
 
 
-def _log(job: Job) -> BinaryIO:
-    job.log.parent.mkdir(parents=True, exist_ok=True)
-    return open(job.log, "ab")
+def _begin(job: Job, slot: str | None, tell: Tell) -> _Process | str:
+    """Starts a job, or says why it needs no start: it is at work ``elsewhere``, ``done`` meanwhile, or ``failed``."""
+    try:
+        with open(job.log, "ab") as log:
+            if not _lock(log):
+                return "elsewhere"
+            if job.done:
+                return "done"
+            tell(job, "started", 0.0, "")
+            return _start(job, slot, log)
+    except OSError as error:
+        tell(job, "failed", 0.0, f"{error.filename or job.log} can't be written: {error.strerror or error}")
+        return "failed"
 
 
 def _start(job: Job, slot: str | None, log: BinaryIO) -> _Process:
@@ -213,8 +230,16 @@ def _end(process: _Process) -> str:
     if code in (STOPPED, -signal.SIGTERM, -signal.SIGINT):  # or before it had anything to save
         return "stopped"
     if code == 0 and not job.fits:
-        job.log.with_suffix(".done").touch()
+        with suppress(OSError):  # then it is not done
+            job.log.with_suffix(".done").touch()
     return "done" if code == 0 and job.done else "failed"
+
+
+def _tell_end(process: _Process, tell: Tell) -> str:
+    end = _end(process)
+    why = last_error(process.job.log) if end == "failed" else ""
+    tell(process.job, end, time.monotonic() - process.since, why)
+    return end
 
 
 def _signal(active: Sequence[_Process], number: signal.Signals) -> None:

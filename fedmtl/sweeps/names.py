@@ -49,7 +49,7 @@ class Labels:
     """What a parameter's values are called: a class by its name alone, unless another value has the same."""
 
     def __init__(self, sweep: Sweep) -> None:
-        brief = {p.path: [_brief(value) for value in p.choices or []] for p in sweep.varied}
+        brief = {p.path: [_brief(value) for value in p.listed or []] for p in sweep.varied}
         self._ambiguous = {path for path, texts in brief.items() if len(set(texts)) < len(texts)}
 
     def __call__(self, parameter: Parameter, value: Any) -> str:

@@ -1,7 +1,7 @@
 """A swept parameter: its values for a grid, its distribution for random search, as W&B defines them."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,8 @@ import numpy as np
 from fedmtl.errors import UserError
 
 Path = tuple[str, ...]  # names from the outermost parameter to a nested one
+MOST = 10_000  # values of a parameter, and runs, in a grid
+_HIGHEST = 700  # of a logarithm; exp(710) is no number
 
 _DISCRETE = {
     "constant": ("value",),
@@ -58,19 +60,20 @@ class Parameter:
         return self.distribution == "constant"
 
     @property
-    def choices(self) -> list[Any] | None:
-        """The values that it may take, in the order of a grid; None where there is no end of them."""
+    def listed(self) -> list[Any] | None:
+        """The values that the file lists; None where it gives a range or a distribution of numbers."""
+        return [self.options["value"]] if self.constant else self.options.get("values")
+
+    @property
+    def choices(self) -> Sequence[Any] | None:
+        """The values that it may take, in the order of a grid; None where there are more than `MOST`."""
         o = self.options
-        if self.constant:
-            return [o["value"]]
-        if self.distribution.startswith("categorical"):
-            return list(o["values"])
-        if self.distribution == "int_uniform":
-            return list(range(o["min"], o["max"] + 1))
-        if self.distribution == "q_uniform":  # W&B's grid leaves the upper end out, too
-            steps = math.ceil(round((o["max"] - o["min"]) / o["q"], 9))
-            return [_plain(o["min"] + i * o["q"], o["q"]) for i in range(steps)]
-        return None
+        if self.distribution == "int_uniform" and o["max"] - o["min"] < MOST:
+            return range(o["min"], o["max"] + 1)
+        if self.distribution == "q_uniform" and (steps := (o["max"] - o["min"]) / o["q"]) <= MOST:
+            # W&B's grid leaves the upper end out, too
+            return [_plain(o["min"] + i * o["q"], o["q"]) for i in range(math.ceil(round(steps, 9)))]
+        return self.listed
 
     def sample(self, rng: np.random.Generator) -> Any:
         """Draws a value.
@@ -81,7 +84,9 @@ class Parameter:
         if self.constant:
             return o["value"]
         if name.startswith("categorical"):
-            return o["values"][int(rng.choice(len(o["values"]), p=o.get("probabilities")))]
+            shares = o.get("probabilities")  # NumPy takes no sum as near 1 as 0.9999999
+            p = None if shares is None else np.asarray(shares) / sum(shares)
+            return o["values"][int(rng.choice(len(o["values"]), p=p))]
         if name == "int_uniform":
             return int(rng.integers(o["min"], o["max"], endpoint=True))
         if name == "normal":
@@ -122,7 +127,7 @@ def parse(parameters: Any, file: str, above: Path = ()) -> Iterator[Parameter]:
         if "parameters" in options:
             if len(options) > 1:
                 raise UserError(
-                    f"{where}: nested parameters stand alone, without {', '.join(set(options) - {'parameters'})}"
+                    f"{where}: nested parameters stand alone, without {', '.join(str(key) for key in options if key != 'parameters')}"
                 )
             yield from parse(options["parameters"], file, path)
         else:
@@ -132,7 +137,7 @@ def parse(parameters: Any, file: str, above: Path = ()) -> Iterator[Parameter]:
 def _parameter(path: Path, given: dict[str, Any], where: str) -> Parameter:
     options = dict(given)
     distribution = options.pop("distribution", None) or _usual(options, where)
-    if distribution not in _KEYS:
+    if not isinstance(distribution, str) or distribution not in _KEYS:
         raise UserError(f"{where}: there is no distribution {distribution!r}; there are {', '.join(_KEYS)}")
     known = _KEYS[distribution]
     options = {**_SHAPED.get(distribution.removeprefix("q_"), {}), **({"q": 1} if "q" in known else {}), **options}
@@ -161,6 +166,8 @@ def _problem(distribution: str, options: Mapping[str, Any]) -> str | None:
     if "value" in options or "values" in options:
         return _values_problem(options)
     for key, value in options.items():
+        if isinstance(value, int) and abs(value) >= 2**63:
+            return f"{key} has more than 64 bits"
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return f"{key} must be a number, not {value!r}" + (
                 "; YAML reads 1e-4 as text, 1.0e-4 as a number" * isinstance(value, str)
@@ -171,6 +178,13 @@ def _problem(distribution: str, options: Mapping[str, Any]) -> str | None:
         return "int_uniform needs whole numbers"
     if distribution.endswith("_values") and options["min"] <= 0:
         return f"min must be above 0 for {distribution}, not {options['min']}"
+    if distribution.endswith("log_uniform"):
+        far = next((key for key in ("min", "max") if abs(options[key]) > _HIGHEST), None)
+        if far is not None:
+            return (
+                f"{far} is a logarithm for {distribution}, {options[far]} is beyond {_HIGHEST}; "
+                f"for bounds of the value itself use {distribution}_values"
+            )
     for key in ("q", "a", "b"):
         if options.get(key, 1) <= 0:
             return f"{key} must be above 0, not {options[key]}"
@@ -181,8 +195,12 @@ def _values_problem(options: Mapping[str, Any]) -> str | None:
     values = options.get("values", [options.get("value")])
     if not isinstance(values, list) or not values:
         return f"values must be a list, not {values!r}"
-    if any(_holds_none(value) for value in values):
+    leaves = list(_leaves(values))
+    if None in leaves:
         return "W&B's agents pass a null on as the word None; write 'null' in quotes"
+    odd = next((leaf for leaf in leaves if not isinstance(leaf, str | int | float)), None)
+    if odd is not None:
+        return f"{odd} is a {type(odd).__name__}, not a word or a number; write '{odd}' in quotes"
     if "probabilities" not in options:
         return None
     shares = options["probabilities"]
@@ -193,10 +211,13 @@ def _values_problem(options: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _holds_none(value: Any) -> bool:
-    if isinstance(value, dict | list):
-        return any(_holds_none(v) for v in (value.values() if isinstance(value, dict) else value))
-    return value is None
+def _leaves(value: Any) -> Iterator[Any]:
+    """What lists and dictionaries hold in the end, keys too."""
+    for part in [*value, *value.values()] if isinstance(value, dict) else value:
+        if isinstance(part, dict | list):
+            yield from _leaves(part)
+        else:
+            yield part
 
 
 def _plain(value: float, step: float) -> int | float:

@@ -1,9 +1,9 @@
 """A sweep's plot: the metric over a numeric parameter, or bars for one of words; seeds as mean ± deviation."""
 
-import statistics
+import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import matplotlib
 
@@ -11,9 +11,10 @@ matplotlib.use("Agg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fedmtl import storage
 from fedmtl.sweeps.names import Labels, keys
 from fedmtl.sweeps.parameters import Parameter
-from fedmtl.sweeps.summary import CHANGES, SEED, Group, Summary, setting_label
+from fedmtl.sweeps.summary import CHANGES, SEED, Group, Summary, mean_and_deviation, setting_label
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666", "#B2A100"]  # Okabe and Ito's
 MARKS = "osD^vPX*"
@@ -29,6 +30,9 @@ def draw(summary: Summary, path: Path) -> list[Path]:
 
     Returns:
         The files; none where there is nothing to draw.
+
+    Raises:
+        OSError: one can't be written; nothing is left of it.
     """
     varied = [p for p in summary.sweep.varied if p.path != SEED]
     if summary.metric is None or not summary.groups or not varied:
@@ -39,8 +43,12 @@ def draw(summary: Summary, path: Path) -> list[Path]:
         figure = _panels(summary, varied) if summary.sweep.method == "random" else _grid(summary, varied)
         files = [path.with_suffix(".png"), path.with_suffix(".svg")]
         for file in files:
-            figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
+            storage.replace(file, functools.partial(_save, figure, file.suffix[1:]))
     return files
+
+
+def _save(figure: Figure, kind: str, file: BinaryIO) -> None:
+    figure.savefig(file, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
 
 
 def _grid(summary: Summary, varied: Sequence[Parameter]) -> Figure:
@@ -51,10 +59,7 @@ def _grid(summary: Summary, varied: Sequence[Parameter]) -> Figure:
     for group in sorted(summary.groups, key=lambda g: _order(others, g)):
         rest = {path: value for path, value in group.setting.items() if path != along.path}
         series.setdefault(setting_label(summary.sweep, rest), []).append(group)
-    named = [along] if _numeric(along) else [p for p in varied if p is along]
-    width = (
-        6.4 if _numeric(along) else min(14.0, max(5.0, 1.2 + 0.45 * len(named[0].choices or []) * (len(series) + 1)))
-    )
+    width = 6.4 if _numeric(along) else min(14.0, max(5.0, 1.2 + 0.45 * len(along.listed or []) * (len(series) + 1)))
     figure, axes = _figure(summary, width)
     for number, (label, groups) in enumerate(series.items()):
         look = {"color": COLOURS[number % len(COLOURS)], "label": label or None}
@@ -71,11 +76,11 @@ def _grid(summary: Summary, varied: Sequence[Parameter]) -> Figure:
 def _line(axes: Axes, summary: Summary, along: Parameter, groups: Sequence[Group], **look: Any) -> None:
     groups = sorted(groups, key=lambda g: float(g.setting[along.path]))
     points = [(float(g.setting[along.path]), values) for g in groups if (values := _values(summary, g))]
-    means = [statistics.fmean(values) for _, values in points]
-    spreads = [statistics.stdev(values) if len(values) > 1 else 0.0 for _, values in points]
-    axes.errorbar(
-        [x for x, _ in points], means, yerr=spreads if any(spreads) else None, capsize=3, markersize=5, **look
-    )
+    if not points:
+        return
+    means, spreads = zip(*(mean_and_deviation(values) for _, values in points), strict=True)
+    yerr = [spread or 0.0 for spread in spreads] if any(spreads) else None
+    axes.errorbar([x for x, _ in points], means, yerr=yerr, capsize=3, markersize=5, **look)
     for x, values in points:
         if len(values) > 1:
             axes.plot([x] * len(values), values, ".", color=look["color"], alpha=0.35, markersize=5)
@@ -84,7 +89,7 @@ def _line(axes: Axes, summary: Summary, along: Parameter, groups: Sequence[Group
 def _bars(
     axes: Axes, summary: Summary, along: Parameter, groups: Sequence[Group], place: tuple[int, int], **look: Any
 ) -> None:
-    choices = [str(value) for value in along.choices or []]
+    choices = [str(value) for value in along.listed or []]
     number, count = place
     width = 0.8 / count
     for group in groups:
@@ -92,8 +97,8 @@ def _bars(
         if not values:
             continue
         x = choices.index(str(group.setting[along.path])) + (number - (count - 1) / 2) * width
-        spread = statistics.stdev(values) if len(values) > 1 else None
-        axes.bar(x, statistics.fmean(values), width * 0.92, yerr=spread, capsize=3, alpha=0.85, **look)
+        middle, spread = mean_and_deviation(values)
+        axes.bar(x, middle, width * 0.92, yerr=spread, capsize=3, alpha=0.85, **look)
         axes.plot([x] * len(values), values, ".", color="black", alpha=0.5, markersize=4)
         look.pop("label", None)
 
@@ -105,7 +110,7 @@ def _panels(summary: Summary, varied: Sequence[Parameter]) -> Figure:
     all_axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for parameter, axes in zip(shown, all_axes, strict=True):
         places = [_place(parameter, group) for group in summary.groups]
-        means = [statistics.fmean(values) if (values := _values(summary, g)) else float("nan") for g in summary.groups]
+        means = [mean_and_deviation(v)[0] if (v := _values(summary, g)) else float("nan") for g in summary.groups]
         axes.plot(places, means, "o", color=COLOURS[0], alpha=0.7)
         axes.plot(places[:1], means[:1], "o", markersize=12, markerfacecolor="none", markeredgecolor=COLOURS[1])
         _name_axes(axes, summary, parameter)
@@ -120,7 +125,7 @@ def _panels(summary: Summary, varied: Sequence[Parameter]) -> Figure:
 def _figure(summary: Summary, width: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, 4.4), layout="constrained")
     axes = figure.subplots()
-    runs = [len(group.rows) for group in summary.groups]
+    runs = [len(_values(summary, group)) for group in summary.groups]
     seeds = f", mean ± deviation over up to {max(runs)} seeds" if max(runs) > 1 else ""
     axes.set_title(f"{summary.sweep.name}{seeds}", fontsize=10)
     axes.grid(axis="y", alpha=0.25)
@@ -139,7 +144,7 @@ def _name_axes(axes: Axes, summary: Summary, along: Parameter) -> None:
         _number_ticks(axes, sorted({float(value) for value in along.choices}))
     elif not _numeric(along):
         said = Labels(summary.sweep)
-        texts = [said(along, value) for value in along.choices or []]
+        texts = [said(along, value) for value in along.listed or []]
         axes.set_xlim(-0.6, len(texts) - 0.4)
         long = sum(map(len, texts)) > 60
         axes.set_xticks(
@@ -164,13 +169,13 @@ def _values(summary: Summary, group: Group) -> list[float]:
 
 
 def _numeric(parameter: Parameter) -> bool:
-    values = parameter.choices
+    values = parameter.listed
     return values is None or all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
 def _place(parameter: Parameter, group: Group) -> float:
     value = group.setting[parameter.path]
-    return float(value) if _numeric(parameter) else float([str(v) for v in parameter.choices or []].index(str(value)))
+    return float(value) if _numeric(parameter) else float([str(v) for v in parameter.listed or []].index(str(value)))
 
 
 def _order(parameters: Sequence[Parameter], group: Group) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from fedmtl import runs
-from fedmtl.delta_m import Primary, delta_m, mean
+from fedmtl.delta_m import Primary, complete_mean, delta_m
 from fedmtl.errors import UserError
 from fedmtl.sweeps.definition import Metric, Setting, Sweep, identity
 from fedmtl.sweeps.names import Labels, keys
@@ -104,39 +104,55 @@ def summarise(sweep: Sweep, rows: Sequence[Row]) -> Summary:
     """Groups the finished runs by setting and orders them by the sweep's metric.
 
     Without a baseline no run has Δm. A sweep that asks for it then gets Δm against the first of its settings, seed by
-    seed.
+    seed; none where no run of that has finished.
+
+    Args:
+        sweep: its definition.
+        rows: all its runs, in its order.
     """
     groups: dict[str, Group] = {}
     for each in rows:
         if each.metrics:
-            without = {path: value for path, value in each.setting.items() if path != SEED}
+            without = _without_seed(each)
             groups.setdefault(identity(without), Group(without, [])).rows.append(each)
     found = list(groups.values())
     metric = sweep.metric or Metric(CHANGES[0], maximize=True)
     title = metric.name
     if found and metric.name in CHANGES and not any(group.values(metric.name) for group in found):
-        _compare(found, metric.name)
-        title = f"Δm against {setting_label(sweep, found[0].setting)}"
+        first = _without_seed(rows[0])
+        base, said = groups.get(identity(first)), setting_label(sweep, first)
+        if base is None:
+            return Summary(sweep, list(rows), found, None, f"no Δm: no run of the first setting, {said}, has finished")
+        _compare(found, base, metric.name)
+        title = f"Δm against {said}"
     if not any(group.values(metric.name) for group in found):
         return Summary(sweep, list(rows), found, None, f"no run has {metric.name}")
     sign = -1 if metric.maximize else 1
-    found.sort(key=lambda g: sign * statistics.fmean(g.values(metric.name)) if g.values(metric.name) else float("inf"))
+    found.sort(key=lambda g: sign * mean_and_deviation(v)[0] if (v := g.values(metric.name)) else float("inf"))
     return Summary(sweep, list(rows), found, metric, title)
 
 
-def _compare(groups: Sequence[Group], name: str) -> None:
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation, with n − 1, of at least one value; of a single one no deviation."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def _without_seed(row: Row) -> Setting:
+    return {path: value for path, value in row.setting.items() if path != SEED}
+
+
+def _compare(groups: Sequence[Group], first: Group, name: str) -> None:
     """Gives each run Δm against the first group's run of the same seed, which started from the same weights."""
     when = "best" if name.startswith("best") else "val"
-    primary = groups[0].rows[0].primary
+    primary = first.rows[0].primary
 
     def values(row: Row) -> dict[str, float]:
         return {t: row.metrics[key] for t, p in primary.items() if (key := f"{when}/{t}/{p.metric}") in row.metrics}
 
-    bases = {identity({SEED: row.setting.get(SEED)}): values(row) for row in groups[0].rows}
+    bases = {identity({SEED: row.setting.get(SEED)}): values(row) for row in first.rows}
     for each in (row for group in groups for row in group.rows):
         base = bases.get(identity({SEED: each.setting.get(SEED)}), {})
-        complete = values(each).keys() == base.keys()  # Δm over fewer tasks is another figure
-        change = mean(delta_m(values(each), base, primary)) if complete else None
+        change = complete_mean(delta_m(values(each), base, primary), primary)
         each.metrics |= {} if change is None else {name: change}
 
 
@@ -170,7 +186,7 @@ def table(summary: Summary) -> Table:
     for group in summary.groups:
         cells = [said(p, group.setting[p.path]) for p in varied]
         numbers = (_cell(group.values(name), spread=bool(metric and name == metric.name)) for name in names)
-        result.add_row(*cells, str(len(group.rows)), *numbers)
+        result.add_row(*cells, _counted(summary, group), *numbers)
     return result
 
 
@@ -185,17 +201,27 @@ def _caption(summary: Summary) -> str:
         said.append(f"{'highest' if summary.metric.maximize else 'lowest'} first")
         if summary.title != summary.metric.name:
             said.append("no baseline was given, so Δm is against the first setting, seed by seed")
-    if any(len(group.rows) > 1 for group in summary.groups):
+    counted = [_counted(summary, group) for group in summary.groups]
+    if any(text != "1" for text in counted):
         said.append("mean ± standard deviation over seeds")
+    if summary.metric and any(" of " in text for text in counted):
+        said.append(f"1 of 2 runs: one has {'Δm' if summary.metric.name in CHANGES else summary.metric.name}")
     return "; ".join(said)
+
+
+def _counted(summary: Summary, group: Group) -> str:
+    """How many finished runs there are, and of these how many have the metric."""
+    runs = len(group.rows)
+    values = len(group.values(summary.metric.name)) if summary.metric else runs
+    return f"{runs}" if values == runs else f"{values} of {runs}"
 
 
 def _cell(values: Sequence[float], *, spread: bool) -> str:
     if not values:
         return "–"
-    middle = statistics.fmean(values)
+    middle, deviation = mean_and_deviation(values)
     text = f"{0.0 if abs(middle) < 1e-9 else middle:.4g}"
-    return f"{text} ± {statistics.stdev(values):.2g}" if spread and len(values) > 1 else text
+    return text if deviation is None or not spread else f"{text} ± {deviation:.2g}"
 
 
 def as_csv(summary: Summary) -> str:
@@ -205,15 +231,15 @@ def as_csv(summary: Summary) -> str:
     names += [name for name in (*_columns(summary), "bytes/up", "seconds") if name not in names]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["run", "state", *named.values(), *names])
+    writer.writerow(["run", "state", *map(_text, named.values()), *map(_text, names)])
     ordered = [row for group in summary.groups for row in group.rows]
     for row in [*ordered, *(row for row in summary.rows if not row.metrics)]:
         settings = [_text(row.setting[path]) for path in named]
-        writer.writerow([row.name, row.state, *settings, *(row.metrics.get(name, "") for name in names)])
+        writer.writerow([_text(row.name), row.state, *settings, *(row.metrics.get(name, "") for name in names)])
     return file.getvalue()
 
 
 def _text(value: Any) -> str:
-    """A value that no spreadsheet takes for a formula."""
+    """A value as no spreadsheet takes it for a formula; a negative number is none."""
     text = str(value)
-    return f"'{text}" if text[:1] in "=+@" else text
+    return f"'{text}" if isinstance(value, str) and text.startswith(("=", "+", "-", "@")) else text

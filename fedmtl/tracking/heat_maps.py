@@ -10,11 +10,12 @@ from numpy.typing import ArrayLike
 
 from fedmtl.tracking.base import Picture
 
+SIGNED, UNSIGNED = "RdBu", "viridis"  # colours; where updates pull against one another, below 0, it is red
 # what is drawn of pairs of clients: title, range, colours
 PAIRS: dict[str, tuple[str, tuple[float, float], str]] = {
-    "cosine": ("cosine of updates", (-1, 1), "RdBu"),
-    "sent_cosine": ("cosine of what is sent", (-1, 1), "RdBu"),
-    "mask_overlap": ("overlap of masks (Jaccard)", (0, 1), "viridis"),
+    "cosine": ("cosine of updates", (-1, 1), SIGNED),
+    "sent_cosine": ("cosine of what is sent", (-1, 1), SIGNED),
+    "mask_overlap": ("overlap of masks (Jaccard)", (0, 1), UNSIGNED),
 }
 LABELLED, WRITTEN = 40, 12  # most rows or columns with a name each, and with numbers in the cells
 
@@ -42,7 +43,7 @@ def heat_maps(round: int, details: Mapping[str, Any]) -> dict[str, Picture]:
     if stages:
         shares = np.array(list(stages.values())).T
         title = f"share of entries kept by stage, round {round}"
-        drawn["mask_share"] = heat_map(shares, clients, list(stages), title=title, limits=(0, 1), colours="viridis")
+        drawn["mask_share"] = heat_map(shares, clients, list(stages), title=title, limits=(0, 1), colours=UNSIGNED)
     return drawn
 
 

@@ -127,7 +127,8 @@ class WandB(Tracker):
 
 def _group(name: str) -> str:
     """A run's name without its seed, and without what `fit` adds to it under an agent of a sweep."""
-    return re.sub(r"_s\d+$", "", name.removesuffix(f"_{os.environ.get('WANDB_RUN_ID')}"))
+    identity = os.environ.get("WANDB_RUN_ID")
+    return re.sub(r"_s\d+$", "", name.removesuffix(f"_{identity}") if identity else name)
 
 
 def has_key() -> bool:

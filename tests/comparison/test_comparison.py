@@ -139,8 +139,102 @@ def test_tasks_may_differ(make: Any) -> None:
     assert list(found.primary) == ["depth", "semseg", "normals"]
     assert found.metric(b, "semseg") is None
     assert found.change(b, "normals") is None
-    assert found.delta_m(b).mean == pytest.approx(50.0)
+    assert found.change(b, "depth").mean == pytest.approx(50.0)
+    assert found.delta_m(b) is None, "over fewer tasks than the baseline's it is another figure"
     assert found.delta_m(a).mean == pytest.approx(0.0)
+    assert any(note.startswith("no Δm for b: not every task") for note in found.notes)
+
+
+def test_more_tasks_than_the_baselines_do_not_count(make: Any) -> None:
+    make("a", {"depth": [1.0]})
+    found = compare([make("b", {"depth": [0.5], "normals": [20.0]}, upload=DEA).parent], "a")
+    assert [found.delta_m(group).mean for group in found.groups] == pytest.approx([0.0, 50.0])
+    assert not any("no Δm" in note for note in found.notes)
+
+
+def test_a_task_that_diverged_is_not_spared(make: Any) -> None:
+    make("base", {"depth": [1.0], "semseg": [50.0]}, share="none")
+    make("bad", {"depth": [None], "semseg": [51.0]}, upload=DEA)
+    found = compare([make("good", {"depth": [1.1], "semseg": [51.0]}).parent], "base")
+    assert {g.name: (d := found.delta_m(g)) and d.mean for g in found.groups} == {
+        "bad": None,
+        "base": 0.0,
+        "good": pytest.approx(-4.0),
+    }
+    assert list(found.curve(found.groups[0], found.overall)) == []
+    assert "no Δm for bad: not every task of the baseline has a finite Δ there" in found.notes
+
+
+def test_a_baseline_that_diverged_gives_no_delta_m(make: Any) -> None:
+    make("base", {"depth": [None], "semseg": [50.0]}, share="none")
+    found = compare([make("good", {"depth": [1.1], "semseg": [51.0]}).parent], "base")
+    assert [found.delta_m(group) for group in found.groups] == [None, None]
+    assert found.has_delta_m, "of the other task there is a Δ"
+
+
+def test_recorded_delta_m_is_over_the_tasks_of_all_against_that_baseline(make: Any) -> None:
+    make("one_s0", {"depth": [1.0]}, recorded=9.0, baseline="alone_s0", share="encoder")
+    make("other_s0", {"normals": [1.0]}, recorded=7.0, baseline="another_s0", upload=DEA)
+    two = make("two_s0", {"depth": [1.0], "semseg": [30.0]}, recorded=-1.0, baseline="alone_s0")
+    found = compare([two.parent])
+    assert {g.name: (d := found.delta_m(g)) and d.mean for g in found.groups} == {
+        "one": None,
+        "other": 7.0,
+        "two": -1.0,
+    }
+
+
+def test_a_seed_without_a_number_is_told(make: Any) -> None:
+    for seed, value in enumerate((50.0, 51.0, None)):
+        path = make(f"x_s{seed}", {"semseg": [value], "depth": [1.0]})
+    (note,) = [note for note in compare([path.parent]).notes if "(n/N)" in note]
+    assert note.endswith("only n of the row's N runs have a finite number there (x)")
+
+
+def test_unequal_seeds_are_told(make: Any) -> None:
+    for name in ("a_s0", "a_s1"):
+        make(name, {"depth": [1.0]})
+    path = make("b_s0", {"depth": [1.0]}, upload=DEA)
+    assert "unequal seeds: the means are not over the same ones (a 0 1, b 0)" in compare([path.parent]).notes
+    make("b_s1", {"depth": [1.0]}, upload=DEA)
+    assert not any("unequal seeds" in note for note in compare([path.parent]).notes)
+
+
+def test_recorded_changes_against_different_baselines_have_no_mean(make: Any) -> None:
+    make("a_s0", {"depth": [1.0]}, recorded=10.0, baseline="local_s0")
+    make("b_s0", {"depth": [1.0]}, recorded=3.0, baseline="local_s0", upload=DEA)
+    path = make("a_s1", {"depth": [1.0]}, recorded=-10.0, baseline="fedavg_s1")
+    found = compare([path.parent])
+    a, b = found.groups
+    assert (found.delta_m(a), found.change(a, "depth")) == (None, None)
+    assert found.delta_m(b).mean == 3.0
+    assert "no Δm for a: its runs recorded it against different baselines" in found.notes
+    assert compare([path.parent], "b").delta_m(a).mean == 0.0
+
+
+def test_a_best_baseline_against_itself_is_nothing_better(make: Any) -> None:
+    base = make("base", {"depth": [0.5, 1.0]}, finished=False)
+    found = compare([base], "base", best=True)
+    assert found.delta_m(found.groups[0]).mean == 0.0
+
+
+def test_data_of_another_folder_are_other_data(make: Any) -> None:
+    for seed in range(2):
+        data = {"class_path": "fedmtl.data.Folder", "init_args": {"root": f"/data/{seed}", "cache": f"/{seed}"}}
+        path = make(f"x{seed}_s{seed}", {"depth": [1.0]}, data=data)
+    found = compare([path.parent])
+    assert [group.name for group in found.groups] == ["x0", "x1"]
+    assert found.differing == {"data.root": ["/data/0", "/data/1"]}
+
+
+def test_a_name_of_several_runs_is_no_baseline(make: Any, tmp_path: Path) -> None:
+    make("x_s0", {"depth": [1.0]}).parent.rename(tmp_path / "A")
+    path = make("x_s0", {"depth": [1.0]}, upload=DEA)
+    with pytest.raises(UserError, match=r"--baseline: x_s0 may be any of .*A/x_s0, .*runs/x_s0; give the folder of"):
+        compare([tmp_path / "A", path.parent], "x_s0")
+    assert compare([tmp_path / "A", path.parent], "A/x_s0").baseline.runs[0].path == tmp_path / "A" / "x_s0"
+    assert compare([tmp_path / "A", path.parent], str(path)).baseline.runs[0].path == path
+    assert compare([path], "x_s0").baseline.runs[0].path == path
 
 
 def test_null_metrics_are_no_numbers(make: Any) -> None:
@@ -202,6 +296,15 @@ def test_differences_are_short(make: Any) -> None:
     assert found["upload[0].rho"] == ["0.5", "0.2", ""]
     assert found["server.aggregator"] == ["", "", "CAGrad, c 0.4"]
     assert not any("seed" in key or "scope" in key for key in found)
+
+
+@pytest.mark.parametrize("empty", [[], {}, None])
+def test_nothing_is_no_difference_of_its_own(empty: Any, make: Any) -> None:
+    runs = [read(make("a", {"depth": [1.0]}, upload=empty)), read(make("b", {"depth": [1.0]}, upload=DEA))]
+    found = differences([method(run) for run in runs])
+    assert list(found) == ["upload[0]"]
+    assert found["upload[0]"][0] == ""
+    assert method(read(make("c", {"depth": [1.0]}, upload=None))) == method(runs[0])
 
 
 def test_a_knot_of_references_is_refused(make: Any) -> None:

@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 
 from fedmtl.comparison import charts, compare, pictures
-from fedmtl.comparison.interference import pair_history
+from fedmtl.comparison.interference import PairHistory, pair_history
 from fedmtl.comparison.page import page, write
 from fedmtl.errors import UserError
 from fedmtl.runs import read
+from fedmtl.tracking.heat_maps import SIGNED
 
 from .conftest import DEA, diagnose, draw
 
@@ -47,6 +50,31 @@ def test_names_are_text(make: Any) -> None:
 def test_a_page_that_cannot_be_written_is_a_users_mistake(three: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--html: .* can't be written: Is a directory"):
         write(tmp_path, compare([three]))
+
+
+def test_a_page_that_does_not_fit_leaves_the_old_one(
+    three: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "page.html"
+    write(path, compare([three / "dea_s0"]))
+    before = path.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UserError, match="--html: .* can't be written: No space left"):
+        write(path, compare([three]))
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["page.html"]
+
+
+def test_conflict_is_red_as_in_the_trackers_pictures() -> None:
+    cells = np.array([[-1.0], [1.0]])
+    svg = charts.heat_map(PairHistory(["a ~ b", "a ~ c"], [1], cells), "t", "n", 1.0, signed=True).svg
+    red, blue = (to_hex(colormaps[SIGNED](end)) for end in (0.0, 1.0))
+    assert (red, blue) == ("#67001f", "#053061")
+    assert 0 < svg.index(red) < svg.index(blue)
 
 
 def test_a_page_of_a_run_without_anything(make: Any) -> None:

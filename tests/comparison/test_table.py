@@ -12,6 +12,7 @@ from rich.console import Console
 from fedmtl.comparison import compare, table
 from fedmtl.comparison.groups import Statistic
 from fedmtl.comparison.table import Cell, Table, amount, duration, text_of
+from fedmtl.errors import UserError
 from fedmtl.runs import read
 
 
@@ -77,7 +78,35 @@ def test_one_group_alone_is_not_the_best(make: Any) -> None:
 def test_a_run_that_goes_on_says_so(make: Any) -> None:
     make("a_s0", {"depth": [1.0, 0.9]}, finished=False, rounds=8)
     found = table.cost(compare([make("a_s1", {"depth": [1.0, 0.9, 0.8]}, finished=False, rounds=8).parent]))
-    assert [cell.text for cell in found.rows[0]] == ["a", "2", "running, 2–3/8", "2.5 MB", "6.2 s"]
+    assert [cell.text for cell in found.rows[0]] == ["a", "2", "unfinished, 2–3/8", "2.5 MB", "6.2 s"]
+
+
+def test_the_round_is_that_of_the_numbers(make: Any) -> None:
+    make("a", {"depth": [0.5, 0.9]}, finished=False, rounds=8, upload="a")
+    make("b", {"depth": [0.9, None]}, finished=False, rounds=8, upload="b")
+    path = make("c", {"depth": [0.9, None]}, upload="c")
+    make("d", {"depth": [None]}, finished=False, rounds=8, upload="d")
+    for best, expected in (
+        (False, ["unfinished, 2/8", "1 (unfinished, 2/8)", "1 (of 2)", "– (unfinished, 1/8)"]),
+        (True, ["1 (unfinished, 2/8)", "1 (unfinished, 2/8)", "1 (of 2)", "– (unfinished, 1/8)"]),
+    ):
+        comparison = compare([path.parent], best=best)
+        assert [row[2].text for row in table.cost(comparison).rows] == expected
+        assert [row[2].text for row in table.every_run(comparison).rows] == expected
+    rows = list(csv.DictReader(io.StringIO(table.csv_text(comparison))))
+    assert [row["round/max"] for row in rows] == ["1", "1", "1", ""]
+
+
+def test_a_mean_of_fewer_runs_is_marked_and_never_the_best(make: Any) -> None:
+    for seed, value in enumerate((50.0, 51.0, None)):
+        make(f"a_s{seed}", {"semseg": [value]})
+    path = make("b_s0", {"semseg": [40.0]}, share="b")
+    found = table.metrics(compare([path.parent]))
+    assert [row[1] for row in found.rows] == [Cell("50.50 ± 0.71 (2/3)"), Cell("40.00")]
+
+
+def test_best_is_said_to_be_by_each_runs_own_score(three: Path) -> None:
+    assert table.metrics(compare([three], best=True)).title == "Validation, best evaluation by each run's own score"
 
 
 def test_wide_terminals_get_one_table_and_narrow_ones_all_numbers(three: Path) -> None:
@@ -95,6 +124,21 @@ def test_names_are_no_markup_in_a_terminal(make: Any) -> None:
     shown = printed(compare([make("[red]x\x1b[31m", {"depth": [1.0]})]), 100)
     assert "[red]x\ufffd[31m" in shown
     assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_tasks_and_metrics_of_strangers_do_not_drive_the_terminal(told: bool, make: Any) -> None:
+    evil, metric = "a\x1b[31m", "mIoU\x1b]0;X\x07" if told else "mIoU"
+    primary = {evil: {"metric": metric, "higher_is_better": True, "protocol": "\x1b[2J"}}
+    comparison = compare([make("x", {evil: [40.0]}, primary=primary, finished=told, validation={"\x1b": 5})])
+    for text in (printed(comparison, 100), table.csv_text(comparison)):
+        assert not any(mark in text for mark in "\x1b\x07")
+        assert "40.0" in text, "the task finds its own numbers"
+    other = make("y", {evil: [40.0]}, primary=primary, validation={"\x1b": "\x1b"})
+    if told:
+        with pytest.raises(UserError) as caught:
+            compare([comparison.groups[0].runs[0].path, other])
+        assert "\x1b" not in str(caught.value)
 
 
 def test_latex(make: Any) -> None:
@@ -125,3 +169,7 @@ def test_csv_without_numbers_has_empty_cells_and_no_formulas(make: Any) -> None:
     (row,) = csv.DictReader(io.StringIO(table.csv_text(compare([make("=1+1", {"depth": [None]})]))))
     assert row["method"] == "'=1+1"
     assert (row["depth/RMSE/mean"], row["depth/RMSE/std"], row["depth/RMSE/n"]) == ("", "", "0")
+    primary = {"=2+2": {"metric": "mIoU", "higher_is_better": True, "protocol": ""}}
+    (row,) = csv.DictReader(io.StringIO(table.csv_text(compare([make("a", {"=2+2": [1.0]}, primary=primary)]))))
+    assert not [name for name in row if name.startswith("=")]
+    assert row["'=2+2/mIoU/mean"] == "1.0"

@@ -71,7 +71,7 @@ def test_a_run_that_goes_on_is_shown_as_far_as_it_is(three: Path, fedmtl: Callab
     (going / "metrics.jsonl").write_text(lines[0] + "\n" + lines[1][:40])
     shown = fedmtl("compare", tmp_path / "runs", "--html", tmp_path / "page.html")
     assert shown.code == 0
-    assert "running, 1–2/2" in shown.out
+    assert "1–2 (unfinished, 1–2/2)" in shown.out
     assert "unequal progress" in shown.out
 
 
@@ -89,17 +89,23 @@ def test_mistakes_are_one_line(three: Path, fedmtl: Callable[..., Any], tmp_path
 
 
 def test_help_and_table_load_no_torch(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("rounds: 1")
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"round": 1, "val/depth/RMSE": 0.5}')
     for words in (["--help"], [str(tmp_path)]):
         code = f"""
 import sys
 from fedmtl.cli import main
 try:
-    main(["compare", *{words!r}])
-except SystemExit:
-    pass
-sys.exit("torch" in sys.modules or "matplotlib" in sys.modules)
+    code = main(["compare", *{words!r}])
+except SystemExit as end:
+    code = end.code
+print("torch" in sys.modules, "matplotlib" in sys.modules)
+sys.exit(code)
 """
-        assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+        done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "False False")
+        assert words == ["--help"] or "0.5000" in done.stdout
 
 
 @pytest.fixture

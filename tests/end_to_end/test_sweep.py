@@ -2,7 +2,7 @@
 
 import csv
 import json
-import os
+import re
 import shlex
 import signal
 import subprocess
@@ -50,9 +50,10 @@ def finish(process: "subprocess.Popen[str]") -> tuple[int, str]:
     return process.wait(timeout=200), process.stdout.read() if process.stdout else ""
 
 
-def await_checkpoint(run: Path, process: "subprocess.Popen[str]") -> None:
+def await_round(number: int, run: Path, process: "subprocess.Popen[str]") -> None:
+    checkpoints = Checkpoints(run / "checkpoints")
     for _ in range(20_000):
-        if Checkpoints(run / "checkpoints").all():
+        if checkpoints.all() and checkpoints.load()["round"] >= number:
             return
         assert process.poll() is None, process.stdout and process.stdout.read()
         time.sleep(0.005)
@@ -60,8 +61,8 @@ def await_checkpoint(run: Path, process: "subprocess.Popen[str]") -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_killed_and_stopped_goes_on(fedmtl: Any, sweep: Any, runs: Path, rows: Any) -> None:
-    words = sweep("--", "--rounds", "15", "--eval_every", "15", "--clients", "[{tasks: [semseg]}]")
+def test_a_sweep_that_is_stopped_and_killed_goes_on(fedmtl: Any, sweep: Any, runs: Path, rows: Any) -> None:
+    words = sweep("--", "--rounds", "12", "--eval_every", "12", "--clients", "[{tasks: [semseg]}]")
     folder = runs / "small"
     begun = folder / "rho_0.3"
     before = shlex.split(fedmtl(*words[:5], "--dry-run", *words[5:]).out.splitlines()[0])
@@ -69,34 +70,30 @@ def test_a_sweep_that_is_killed_and_stopped_goes_on(fedmtl: Any, sweep: Any, run
     ended = (folder / "rho_1" / "results.json").stat().st_mtime_ns
 
     process = start(words)
-    await_checkpoint(begun, process)
+    await_round(1, begun, process)
+    process.send_signal(signal.SIGTERM)
+    code, told = finish(process)
+    assert code == 75, told
+    assert "rho_0.3 stopped" in told
+    assert "│ 1 " in told  # what there is, is summed up
+    stopped = Checkpoints(begun / "checkpoints").load()["round"]
+    assert stopped < 12
+
+    process = start(words)
+    await_round(stopped + 1, begun, process)
     (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()  # which its run survives
     process.wait()
     assert Path(f"/proc/{child}").exists()
-    os.killpg(int(child), signal.SIGKILL)  # but not this
-    killed = Checkpoints(begun / "checkpoints").load()["round"]
 
-    process = start(words)
-    for _ in range(20_000):
-        if Checkpoints(begun / "checkpoints").load()["round"] > killed:
-            break
-        time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
-    code, told = finish(process)
-    assert code == 75, told
-    assert "rho_0.3 goes on" in told
-    assert "rho_0.3 stopped" in told
-    assert "│ 1 " in told  # what there is, is summed up
-    assert killed < Checkpoints(begun / "checkpoints").load()["round"] < 15
-
-    code, told = finish(start(words))
-    assert code == 0, told
-    assert "2 runs" in told
-    assert "1 of them done before" in told
+    result = fedmtl(*words)
+    assert result.code == 0, result.out
+    assert "2 runs" in result.out
+    assert "1 of them done before" in result.out
     assert (folder / "rho_1" / "results.json").stat().st_mtime_ns == ended
     for name in ("rho_1", "rho_0.3"):
-        assert [row["round"] for row in rows(folder / name)] == list(range(1, 16))
+        assert [row["round"] for row in rows(folder / name)] == list(range(1, 13))
+    assert (folder / "logs" / "rho_0.3.log").read_text().count("$ ") == 2  # waited for, not started once more
     with open(folder / "sweep.csv") as file:
         table = {row["run"]: row for row in csv.DictReader(file)}
     for name, row in table.items():
@@ -158,6 +155,32 @@ def test_a_sweep_is_no_run_and_a_run_no_sweep(fedmtl: Any, sweep: Any, runs: Pat
     (runs / "small").mkdir(parents=True)
     (runs / "small" / "config.yaml").touch()
     assert "is the folder of a run; give the sweep another --name" in fedmtl(*sweep()).error
+
+
+@pytest.mark.parametrize("out", ["file", "/proc/nowhere", "x" * 300])
+def test_a_folder_that_cannot_be_made(fedmtl: Any, sweep: Any, tmp_path: Path, out: str) -> None:
+    (tmp_path / "file").touch()
+    words = [str(tmp_path / out) if word == str(tmp_path / "runs") else word for word in sweep()]
+    result = fedmtl(*words)
+    assert result.code == 2
+    assert re.fullmatch(r"fedmtl sweep: error: --out: \S+ can't be made \(.+\); name a folder .*\n", result.error)
+
+
+def test_a_table_that_cannot_be_written(fedmtl: Any, sweep: Any, runs: Path, capsys: Any) -> None:
+    primary = {"semseg": {"metric": "mIoU", "higher_is_better": True, "protocol": ""}}
+    entry = {"round": 1, "metrics": {"semseg": {"mIoU": 12.5}}, "delta_m": None}
+    results = {"name": "x", "rounds": 1, "primary": primary, "validation": {}, "last": entry, "best": entry}
+    for name in ("rho_1", "rho_0.3"):
+        (runs / "small" / name).mkdir(parents=True)
+        (runs / "small" / name / "config.yaml").write_text("name: x\nrounds: 1\n")
+        (runs / "small" / name / "results.json").write_text(json.dumps(results))
+    (runs / "small" / "sweep.csv").mkdir()
+    with pytest.raises(SystemExit, match="1"):
+        fedmtl(*sweep())
+    out = capsys.readouterr().out
+    assert "12.5" in out
+    assert f"warning: {runs / 'small' / 'sweep.csv'}: Is a directory" in out
+    assert not list((runs / "small").glob("*.partial"))
 
 
 def test_the_parent_stays_light(sweep: Any, tmp_path: Path) -> None:

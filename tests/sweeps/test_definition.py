@@ -39,6 +39,20 @@ def test_a_grid_has_each_setting_once_and_a_cap(tmp_path: Path) -> None:
     assert len(twice.settings(9)) == 3
 
 
+def test_large_ranges_are_drawn_from_and_never_listed(tmp_path: Path) -> None:
+    fine = {"distribution": "q_uniform", "min": 0, "max": 1, "q": 1e-12}
+    large = {"seed": {"min": 0, "max": 2**32 - 1}, "a": fine}
+    search = sweep(tmp_path, method="random", parameters=large, run_cap=2)
+    assert len({*run_names(search, search.settings())}) == 2
+    for name, value in large.items():
+        with pytest.raises(UserError, match=f"parameters.{name}: .* has no end, or more than 10000 values"):
+            sweep(tmp_path, parameters={name: value}, run_cap=2).settings()
+    product = {name: {"min": 0, "max": 9999} for name in "abcde"}
+    with pytest.raises(UserError, match=f"a grid of {10**20} runs; give the file a run_cap"):
+        sweep(tmp_path, parameters=product).settings()
+    assert [setting[("e",)] for setting in sweep(tmp_path, parameters=product).settings(3)] == [0, 1, 2]
+
+
 def test_random_search_repeats_and_only_grows(tmp_path: Path) -> None:
     space = {"a": {"min": 0.0, "max": 1.0}, "b": {"values": [1, 2, 3]}}
     search = sweep(tmp_path, method="random", parameters=space, run_cap=30)

@@ -31,6 +31,7 @@ sys.exit('alone')
 def job(tmp_path: Path) -> Callable[..., Job]:
     def make(name: str, code: str, *words: str) -> Job:
         command = [sys.executable, "-c", code, *words]
+        (tmp_path / "logs").mkdir(exist_ok=True)
         return Job(name, command, command, False, tmp_path / name, tmp_path / "logs" / f"{name}.log")
 
     return make
@@ -38,7 +39,7 @@ def job(tmp_path: Path) -> Callable[..., Job]:
 
 def run(*planned: Job, slots: Any = (None,)) -> tuple[dict[str, str], list[tuple[str, str]]]:
     told: list[tuple[str, str]] = []
-    return jobs.run(planned, list(slots), lambda job, what, seconds: told.append((job.name, what))), told
+    return jobs.run(planned, list(slots), lambda job, what, *_: told.append((job.name, what))), told
 
 
 def test_two_at_a_time(job: Any, tmp_path: Path) -> None:
@@ -110,12 +111,12 @@ def test_a_job_at_work_elsewhere_is_waited_for(job: Any, tmp_path: Path) -> None
         "import pathlib, sys, time\nwhile not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.01)",
         str(tmp_path / "go"),
     )
-    with jobs._log(slow) as log:
+    with open(slow.log, "ab") as log:
         assert jobs._lock(log)
         orphan = subprocess.Popen(slow.words, stdout=log)  # of a sweep that was killed
     told: list[tuple[str, str]] = []
 
-    def tell(job: Job, what: str, seconds: float) -> None:
+    def tell(job: Job, what: str, *_: Any) -> None:
         told.append((job.name, what))
         if (job.name, what) == ("other", "done"):
             slow.log.with_suffix(".done").touch()
@@ -150,9 +151,79 @@ def test_a_signal_stops_all_gently(job: Any, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, "_start", start)
         with pytest.raises(Stopped, match="SIGTERM"):
-            jobs.run(planned, [None, None], lambda job, what, seconds: told.append((job.name, what)))
+            jobs.run(planned, [None, None], lambda job, what, *_: told.append((job.name, what)))
     assert told == [("a", "started"), ("b", "started"), ("a", "stopped"), ("b", "stopped")]
     assert sorted(path.name for path in tmp_path.glob("*.saved")) == ["a.saved", "b.saved"]
+
+
+def test_a_log_that_cannot_be_written_fails_that_job_alone(job: Any, tmp_path: Path) -> None:
+    go = "import pathlib, sys, time\nwhile not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.01)"
+    first, second, third = job("a", go, str(tmp_path / "go")), job("b", ""), job("c", "")
+    second.log.mkdir()
+    third.log.with_suffix(".partial").mkdir()  # where its command is noted
+    why = {}
+
+    def tell(job: Job, what: str, seconds: float, reason: str) -> None:
+        if what == "failed":
+            why[job.name] = reason
+        if job.name == "c" and what == "failed":
+            (tmp_path / "go").touch()
+
+    assert jobs.run([first, second, third], [None, None], tell) == {"a": "done", "b": "failed", "c": "failed"}
+    assert why["b"] == f"{second.log} can't be written: Is a directory"
+    assert why["c"] == f"{third.log.with_suffix('.partial')} can't be written: Is a directory"
+
+
+def test_an_error_here_lets_runs_save(job: Any, tmp_path: Path) -> None:
+    first = job("a", STUBBORN, str(tmp_path / "saved"))
+
+    def tell(job: Job, what: str, *_: Any) -> None:
+        if job.name == "b":
+            while "\nready" not in first.log.read_text():
+                time.sleep(0.01)
+            raise BrokenPipeError  # nobody reads what is told
+
+    with pytest.raises(BrokenPipeError):
+        jobs.run([first, job("b", "")], [None, None], tell)
+    assert (tmp_path / "saved").exists()
+
+
+DEAF = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print('ready', flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_second_interrupt_ends_all_at_once(job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    deaf = job("a", DEAF)
+    begun: list[Any] = []
+
+    def start(*args: Any) -> Any:
+        begun.append(real(*args))
+        while "\nready" not in deaf.log.read_text():
+            time.sleep(0.01)
+        signal.raise_signal(signal.SIGINT)
+        return begun[0]
+
+    def wait(process: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    real = jobs._start
+    monkeypatch.setattr(jobs, "_start", start)
+    monkeypatch.setattr(jobs._Process, "wait", wait)
+    with pytest.raises(KeyboardInterrupt):
+        run(deaf)
+    assert begun[0].popen.wait(timeout=10) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("text", ["5", "[1", '{"a": 1}', "[3]", ""])
+def test_a_damaged_note_is_refused(job: Any, text: str) -> None:
+    damaged = job("a", "")
+    damaged.log.with_suffix(".json").write_text(text)
+    with pytest.raises(UserError, match=r"a\.json is damaged, it should say by what command .* was begun"):
+        damaged.check()
 
 
 def test_a_job_that_was_stopped_itself(job: Any) -> None:

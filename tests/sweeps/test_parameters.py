@@ -1,6 +1,7 @@
 """Parameters: what a grid enumerates, what random search draws, and what is refused."""
 
 import math
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,16 @@ def draws(parameter: Parameter, count: int = 2000) -> list[Any]:
         ({"value": 3}, "constant", [3]),
         ({"values": ["a", True, 2.5]}, "categorical", ["a", True, 2.5]),
         ({"values": [1, 2], "probabilities": [0.1, 0.9]}, "categorical_w_probabilities", [1, 2]),
-        ({"min": 2, "max": 5}, "int_uniform", [2, 3, 4, 5]),
+        ({"min": 2, "max": 5}, "int_uniform", range(2, 6)),
+        ({"min": 0, "max": 2**32 - 1}, "int_uniform", None),
+        ({"distribution": "q_uniform", "min": 0, "max": 1, "q": 1e-12}, "q_uniform", None),
+        ({"distribution": "q_uniform", "min": 0, "max": 1, "q": 5e-324}, "q_uniform", None),
         ({"min": 2, "max": 5.0}, "uniform", None),
         ({"distribution": "q_uniform", "min": 0.1, "max": 0.4, "q": 0.1}, "q_uniform", [0.1, 0.2, 0.3]),
         ({"distribution": "q_uniform", "min": 1, "max": 9, "q": 4}, "q_uniform", [1, 5]),
     ],
 )
-def test_distribution_and_grid(options: dict[str, Any], distribution: str, choices: list[Any] | None) -> None:
+def test_distribution_and_grid(options: dict[str, Any], distribution: str, choices: Any) -> None:
     parameter = one(**options)
     assert parameter.distribution == distribution
     assert parameter.choices == choices
@@ -70,6 +74,7 @@ def test_whole_numbers_and_choices() -> None:
     chosen = draws(one(values=["a", "b", "c"], probabilities=[0.2, 0.0, 0.8]))
     assert stats.binomtest(chosen.count("a"), len(chosen), 0.2).pvalue > 1e-3
     assert "b" not in chosen
+    assert set(draws(one(values=["a", "b"], probabilities=[0.5, 0.4999999]))) == {"a", "b"}  # NumPy's sum is stricter
 
 
 @settings(max_examples=40, deadline=None)
@@ -103,21 +108,32 @@ def test_nested_parameters() -> None:
         ({}, "give it a value, values, min and max, or a distribution"),
         ({"min": 3}, "give it a value"),
         ({"distribution": "gauss"}, "there is no distribution 'gauss'; there are constant, categorical"),
+        ({"distribution": ["x"]}, "there is no distribution ['x']"),
         ({"distribution": "normal", "min": 1}, "normal takes no min; it has mu, sigma"),
         ({"distribution": "categorical", "values": [1], "probabilities": [1]}, "categorical takes no probabilities"),
         ({"distribution": "uniform", "min": 1}, "uniform needs max"),
         ({"min": 3, "max": 1}, "min (3) is above max (1)"),
         ({"min": "1e-4", "max": 1, "distribution": "uniform"}, "1.0e-4 as a number"),
         ({"min": 0, "max": 1, "distribution": "log_uniform_values"}, "min must be above 0"),
+        (
+            {"min": 0, "max": 5000, "distribution": "log_uniform"},
+            "for bounds of the value itself use log_uniform_values",
+        ),
+        ({"min": -701, "max": 1, "distribution": "inv_log_uniform"}, "use inv_log_uniform_values"),
+        ({"min": 0, "max": 10**400}, "max has more than 64 bits"),
         ({"min": 0.5, "max": 1, "distribution": "int_uniform"}, "needs whole numbers"),
         ({"min": 0, "max": 1, "distribution": "q_uniform", "q": 0}, "q must be above 0"),
         ({"distribution": "normal", "sigma": -1}, "sigma must not be negative"),
         ({"values": []}, "values must be a list"),
         ({"values": 3}, "values must be a list"),
         ({"values": [1, {"a": [None]}]}, "write 'null' in quotes"),
+        ({"value": date(2020, 1, 1)}, "2020-01-01 is a date, not a word or a number; write '2020-01-01' in quotes"),
+        ({"values": [1, {"a": [b"x"]}]}, "is a bytes, not a word"),
+        ({"value": {date(2020, 1, 1): 3}}, "2020-01-01 is a date"),
         ({"values": [1, 2], "probabilities": [1]}, "one for each"),
         ({"values": [1, 2], "probabilities": [0.5, 0.6]}, "add up to 1"),
         ({"parameters": {"b": {"value": 1}}, "value": 2}, "nested parameters stand alone, without value"),
+        ({"parameters": {"b": {"value": 1}}, 3: 2}, "nested parameters stand alone, without 3"),
         ({"parameters": {}}, "x.parameters must be names with values"),
     ],
 )

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,29 @@ def test_a_seed_that_the_first_setting_lacks_is_left_out(summed: Any) -> None:
     metric = {"name": "val/delta_m", "goal": "maximize"}
     result = summed(score, parameters=GRID, metric=metric, states={"rho_1_s1": "failed"})
     assert {g.setting[("rho",)]: len(g.values("val/delta_m")) for g in result.groups} == {1.0: 2, 0.2: 2, 0.5: 2}
+    cells = {
+        cells[1]: cells[2] for line in shown(result).splitlines() if len(cells := re.split(r"\s*[│┃]\s*", line)) > 4
+    }
+    assert cells == {"rho": "runs", "1": "2", "0.2": "2 of 3", "0.5": "2 of 3"}
+    assert "1 of 2 runs: one has Δm" in " ".join(shown(result).split())
+
+
+def test_no_delta_m_without_the_first_setting(summed: Any, tmp_path: Path) -> None:
+    metric = {"name": "val/delta_m", "goal": "maximize"}
+    result = summed(score, parameters=GRID, metric=metric, states={f"rho_1_s{seed}": "failed" for seed in range(3)})
+    assert result.title == "no Δm: no run of the first setting, rho 1, has finished"
+    assert result.metric is None
+    assert not any(group.values("val/delta_m") for group in result.groups)
+    assert result.title in " ".join(shown(result).split())
+    assert plot.draw(result, tmp_path / "p") == []
+
+
+def test_a_run_without_a_finite_change_of_each_task_has_no_delta_m(summed: Any) -> None:
+    def zero(given: dict[str, Any]) -> dict[str, float]:
+        return score(given) | ({"depth": 0.0} if given["rho"] == 1.0 and given["seed"] == 0 else {})
+
+    result = summed(zero, parameters=GRID, metric={"name": "val/delta_m", "goal": "maximize"})
+    assert {g.setting[("rho",)]: len(g.values("val/delta_m")) for g in result.groups} == {1.0: 2, 0.2: 2, 0.5: 2}
 
 
 def test_a_metric_that_no_run_has(summed: Any, tmp_path: Path) -> None:
@@ -139,8 +163,24 @@ def test_a_metric_that_no_run_has(summed: Any, tmp_path: Path) -> None:
 
 
 def test_cells_are_no_formulas(summed: Any) -> None:
-    result = summed(lambda given: {"semseg": 1.0, "depth": 1.0}, parameters={"a": {"values": ["=1+1", "b"]}})
-    assert "'=1+1" in summary.as_csv(result)
+    values = ["=1+1", "-1+1", "b", -3]
+    result = summed(lambda given: {"semseg": 1.0, "depth": 1.0}, parameters={"-a": {"values": values}})
+    result.rows[0].name = "-x"  # as the first parameter's name may make it
+    rows = list(csv.DictReader(io.StringIO(summary.as_csv(result))))
+    assert [row["'-a"] for row in rows] == ["'=1+1", "'-1+1", "b", "-3"]
+    assert rows[0]["run"] == "'-x"
+
+
+def test_a_plot_that_cannot_be_written_leaves_the_one_before(summed: Any, tmp_path: Path) -> None:
+    result = summed(score, parameters=GRID, metric={"name": "val/semseg/mIoU", "goal": "maximize"})
+    (png, _) = plot.draw(result, tmp_path / "sweep")
+    before = png.read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plot.Figure, "savefig", lambda self, file, **_: (file.write(b"half"), open(tmp_path)))
+        with pytest.raises(OSError, match="Is a directory"):
+            plot.draw(result, tmp_path / "sweep")
+    assert png.read_bytes() == before
+    assert not list(tmp_path.glob("*.partial"))
 
 
 CLASSES = [[], [{"class_path": "m.DEA"}]]
@@ -167,8 +207,12 @@ CLASSES = [[], [{"class_path": "m.DEA"}]]
             },
             ["rho", "word", "the ring is the best"],
         ),
+        (
+            {"method": "random", "run_cap": 2, "parameters": {"rho": {"min": 0, "max": 2**32}, "seed": {"value": 0}}},
+            ["rho", "the ring is the best"],
+        ),
     ],
-    ids=["lines", "several lines", "bars", "random"],
+    ids=["lines", "several lines", "bars", "random", "random in a large range"],
 )
 def test_plots(summed: Any, tmp_path: Path, content: dict[str, Any], labels: list[str]) -> None:
     result = summed(score, metric={"name": "val/semseg/mIoU", "goal": "maximize"}, **content)
@@ -189,6 +233,6 @@ def test_a_plot_shows_means_and_deviations(summed: Any, monkeypatch: pytest.Monk
     plot._grid(result, [p for p in result.sweep.varied if p.path != ("seed",)])
     ((x, y, yerr),) = drawn
     values = np.array([[score({"rho": rho, "seed": seed})["semseg"] for seed in (0, 1, 2)] for rho in (0.2, 0.5, 1.0)])
-    assert x == [0.2, 0.5, 1.0]
+    assert list(x) == [0.2, 0.5, 1.0]
     np.testing.assert_allclose(y, values.mean(axis=1))
     np.testing.assert_allclose(yerr, values.std(axis=1, ddof=1))

@@ -3,7 +3,7 @@ import torch
 
 from fedmtl.aggregation.update import PartUpdate
 from fedmtl.diagnostics import Diagnostics
-from fedmtl.tracking.heat_maps import heat_map, heat_maps
+from fedmtl.tracking.heat_maps import heat_maps
 from fedmtl.vector import Layout
 
 
@@ -29,11 +29,11 @@ def test_what_was_measured_is_drawn():
 
 
 def test_colours_follow_the_values():
-    """With 20 rows no numbers stand in the cells; red is −1, blue is 1, both ends of a diverging map."""
+    """With 20 rows no numbers stand in the cells; conflict, −1, is red, and 1 is blue."""
     values = np.ones((20, 20))
     values[10:] = -1
-    names = [str(i) for i in range(20)]
-    drawn = heat_map(values, names, names, title="t", limits=(-1, 1), colours="RdBu").astype(int)
+    measured = {"clients": [str(i) for i in range(20)], "pairs": {"cosine": values}, "each": {}}
+    drawn = heat_maps(1, measured)["cosine"].astype(int)
     column = drawn[:, 200]
     red = np.flatnonzero((column[:, 0] > 90) & (column[:, 2] < 40))
     blue = np.flatnonzero((column[:, 2] > 90) & (column[:, 0] < 40))
