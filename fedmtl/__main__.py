@@ -1,8 +1,6 @@
 """`python -m fedmtl` is the `fedmtl` command."""
 
-import sys
-
-from fedmtl.cli import main
+from fedmtl.cli import entry
 
 if __name__ == "__main__":  # else to import it would run a command
-    sys.exit(main())
+    entry()

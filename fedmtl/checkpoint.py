@@ -15,7 +15,7 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
-from fedmtl import storage
+from fedmtl import atomic, storage
 from fedmtl.client_state import Kept, file_name
 from fedmtl.errors import UserError
 
@@ -174,7 +174,7 @@ class Checkpoints:
             return
         self._wait_for([self.states / file_name(client, kept) for client, kept in state["clients"].items()])
         path = self._path(round)
-        storage.replace(path, lambda file: torch.save(state, file))
+        atomic.replace(path, lambda file: torch.save(state, file))
         if best:
             link(path, self.directory / "best.ckpt")
         course = [other for other in self.all() if other <= path]  # the run went on from before later ones
@@ -219,6 +219,6 @@ def link(path: Path, name: Path) -> None:
         os.link(path, partial)
     except OSError:  # a file system without hard links
         with open(path, "rb") as file:
-            storage.replace(name, lambda copy: shutil.copyfileobj(file, copy))
+            atomic.replace(name, lambda copy: shutil.copyfileobj(file, copy))
     else:
         partial.replace(name)

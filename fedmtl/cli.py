@@ -10,18 +10,18 @@ from difflib import get_close_matches
 
 from fedmtl import __version__
 from fedmtl.commands import COMMANDS
-from fedmtl.errors import UserError
+from fedmtl.errors import MISMATCH, UserError
 from fedmtl.stopping import Stopped
 from fedmtl.trust import BUILT_IN, Trust, limited
 
 STOPPED = 75  # exit code: what sysexits.h calls a temporary failure; try again
+INTERRUPTED = 130  # exit code: as a shell tells of SIGINT
 GONE = 141  # exit code: as a shell tells of SIGPIPE
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 # what a RuntimeError of a library means, by what its text holds
 HINTS = {
-    "torchvision::": "torch and torchvision do not match (a CPU-only torch beside the registry's torchvision?); "
-    "in a fresh environment, install both together: pip install fedmtl",
+    "torchvision::": MISMATCH,
     "CUDA out of memory": "the GPU's memory is full; lower local.batch_size or eval_batch_size, or take "
     "fabric.precision: bf16-mixed",
     "DataLoader worker": "a data worker died: interrupted, or out of memory; fabric.workers: 0 does without",
@@ -48,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand.
 
     Returns:
-        Exit code: 0; 1 where `data check` or `doctor` has found something, or a run of a sweep failed; 2 for a mistake
-        that the user can mend; 75 when a signal has stopped a run that can be gone on with; 130 when interrupted;
-        141 when who reads the output has gone, as in `| head`.
+        Exit code: 0; 1 where `data check` or `doctor` has found something, a run of a sweep failed, or `predict` or
+        `export` could not do all; 2 for a mistake that the user can mend; 75 when a signal has stopped a run that can
+        be gone on with; 130 when interrupted; 141 when who reads the output has gone, as in `| head`.
     """
     try:
         try:
@@ -67,6 +67,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with suppress(OSError):  # what is left would fail again when Python ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
+
+
+def entry() -> None:
+    """What the shell calls: `main`, and an end with its exit code."""
+    code = main()
+    if code == INTERRUPTED:  # at once: a thread that still writes would be torn out of C++, which aborts
+        os._exit(code)
+    sys.exit(code)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -101,7 +109,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         if debug:
             raise
         advice = "; --resume auto goes on from the last checkpoint, if there is one" if command == "fit" else ""
-        return _fail(f"fedmtl {command}", f"interrupted{advice}", code=130)
+        return _fail(f"fedmtl {command}", f"interrupted{advice}", code=INTERRUPTED)
     except RuntimeError as error:
         hint = next((hint for sign, hint in HINTS.items() if sign in str(error)), None)
         if debug or hint is None:

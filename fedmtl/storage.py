@@ -2,16 +2,17 @@
 
 import json
 import math
-import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor
+
+from fedmtl import atomic
 
 # nodes of the tree's outline that are no plain values: {tag: content}
 _DICT, _LIST, _TUPLE, _TENSOR = "dict", "list", "tuple", "tensor"
@@ -63,7 +64,7 @@ def write(path: Path, tree: Any) -> None:
         OSError: it can't be written; nothing is left behind.
     """
     data = pack(tree)
-    replace(path, lambda file: file.write(data))
+    atomic.replace(path, lambda file: file.write(data))
 
 
 def read(path: Path) -> Any:
@@ -87,32 +88,6 @@ def _mapped(path: Path, file: Any) -> dict[str, Tensor]:
         end = start + math.prod(shape) * dtype.itemsize
         tensors[name], start = whole[start:end].view(dtype).reshape(shape), end
     return tensors
-
-
-def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Has a file written beside `path`, on disk for good, and only then puts it in its place.
-
-    Raises:
-        OSError: it can't be written; nothing is left behind.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with open(partial, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
-            raise error.__context__ from None  # torch.save makes another of it
-        raise
-    if os.name == "posix":  # the new name outlives a power cut, too
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _take_apart(tree: Any) -> tuple[dict[str, Tensor], Any]:

@@ -19,7 +19,9 @@ from PIL import Image
 HERE = Path(__file__).parent
 ERASED = re.compile(r"[^\n]*\n\x1b\[1A\x1b\[2K")  # lines of progress bars
 VOLATILE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", re.MULTILINE)  # colours, times of day
-PRIVATE = re.compile(r"(?<![\w.:/-])/(?:tmp|home|root|work|Users|private|var|usr|opt|mnt|venv)/|[A-Z]:\\")
+PRIVATE = re.compile(
+    r" at 0x[0-9a-f]+|(?<![\w.:/-])/(?:tmp|home|root|work|Users|private|var|usr|opt|mnt|venv)/|[A-Z]:\\"
+)
 
 
 def notebooks() -> list[Path]:

@@ -76,6 +76,23 @@ def test_push_without_a_key_keeps_the_file_and_says_what_to_do(tmp_path, monkeyp
     assert (tmp_path / "d.json").is_file()
 
 
+def test_an_earlier_file_stays_if_the_new_one_can_not_be_written(tmp_path, monkeypatch):
+    (tmp_path / "d.json").write_text("old")
+
+    def full(*_):
+        raise OSError("no room")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UserError, match="no room"):
+        main(["--project", "p", "--out", str(tmp_path / "d.json")])
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_the_command_to_copy_is_quoted(tmp_path, capsys):
+    main(["--project", "my project", "--entity", "$me", "--out", str(tmp_path / "d.json")])
+    assert capsys.readouterr().out.endswith("fedmtl dashboard --project 'my project' --entity '$me' --push\n")
+
+
 def test_what_w_and_b_refuses_is_one_line(server, monkeypatch):
     from wandb_workspaces.workspaces import internal
 

@@ -1,21 +1,82 @@
 """What a user may have meant by a key or a class that there is not."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import Any
+
+from fedmtl.errors import UserError
+from fedmtl.trust import BUILT_IN, Trust
 
 FEW = 8  # names that are listed where none is near
 
 OPTION = re.compile(r"Option '(.+?)' is not accepted")
 WORD = re.compile(r"unrecognized arguments: --([\w.]+)")
-NO_CLASS = re.compile(r"there is no class (\S+?);|has no attribute '(\w+)'|No module named")
+NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
+NO_ATTRIBUTE = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'(?:\. Got value: (\S+))?")
+
+
+def among(what: str, names: Iterable[str]) -> Callable[[str], str]:
+    """Reads a word of the command line that must be one of some; for argparse's ``type``, beside its ``choices``.
+
+    Args:
+        what: what the word names, e.g. ``method``.
+        names: the words.
+
+    Returns:
+        A function that gives the word back, or raises `UserError` with what may have been meant.
+    """
+    known = list(names)
+
+    def read(word: str) -> str:
+        if word in known:
+            return word
+        near = get_close_matches(word, known, n=1)
+        raise UserError(
+            f"there is no {what} {word!r}; {f'did you mean {near[0]}?' if near else f'there are {_some(known)}'}"
+        )
+
+    return read
 
 
 def wrong_key(reason: str) -> str:
     """The key that a parser's message does not know, below the one that it names; empty if it speaks of a value."""
     found = OPTION.search(reason) or WORD.search(reason)
-    return found[1] if found else ""
+    return found[1].replace("init_args.", "") if found else ""
+
+
+def wrong_class(classes: Sequence[str], reason: str) -> str:
+    """The class that a parser's message does not find; empty if it speaks of something else.
+
+    Args:
+        classes: paths of the classes that the message names.
+        reason: what it says.
+    """
+    if found := NO_CLASS.search(reason):
+        return found[1]
+    if found := NO_ATTRIBUTE.search(reason):
+        module, attribute, value = found.groups()
+        path = f"{module}.{attribute}"
+        for named in (value, *reversed(classes)):
+            if f"{named}.".startswith(f"{path}."):
+                return str(named)
+        return path if Trust(BUILT_IN).covers(module) else ""  # else a module of the user's own breaks
+    return classes[-1] if classes and "No module named" in reason else ""
+
+
+def slip(key: str, classes: Sequence[str], reason: str) -> str:
+    """A key or class that there is not, in one sentence; empty if the message speaks of something else.
+
+    Args:
+        key: the key that the parser names, dotted; empty at the top.
+        classes: paths of the classes that it names.
+        reason: what it says.
+    """
+    if wrong := wrong_key(reason):
+        return f"there is no key {'--' if WORD.search(reason) and not key else ''}{wrong}"
+    if wrong := wrong_class(classes, reason):
+        return f"there is no class {wrong}" + (f": {reason}" if "No module named" in reason else "")
+    return ""
 
 
 def advice(key: str, classes: Sequence[str], reason: str, extra: Iterable[str] = ()) -> str:
@@ -34,10 +95,9 @@ def advice(key: str, classes: Sequence[str], reason: str, extra: Iterable[str] =
     if wrong := wrong_key(reason):
         meant = _key(key, wrong, last, extra)
         return meant.replace("mean ", "mean --", 1) if WORD.search(reason) and not key else meant
-    if missing := NO_CLASS.search(reason):
-        name, attribute = missing.groups()
-        return _class(key, name or (last if attribute is None or attribute in last else attribute))
-    return _class(key, "") if "does not correspond to a subclass" in reason else ""
+    if wrong := wrong_class(classes, reason):
+        return _class(key, wrong) or "; give its import path"
+    return _class(key, "") if "expected a subclass of" in reason else ""
 
 
 def _key(parent: str, wrong: str, owner: str, extra: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings  # type: ignore[attr-defined]
 from jsonargparse._common import parsing_settings
 
-from fedmtl.commands.advice import advice, beside_classes, holds, wrong_key
+from fedmtl.commands.advice import advice, beside_classes, holds, slip, wrong_key
 from fedmtl.commands.catalogue import experiments
 from fedmtl.errors import UserError
 from fedmtl.experiment import Experiment
@@ -37,7 +37,8 @@ PLAIN = {
     r"<class '(.+?)'>": r"\1",
     r"a typing\.Literal": "one of ",
     r"Type .+? expects a function or a callable class: ": "",
-    r"Expected a dot import path string: (\S+)": r"there is no class \1; give its import path",
+    r"unrecognized arguments: (?!--)(\S+).*": r"what is \1? Keys begin with --",
+    r"Import path does not correspond to a subclass of": "expected a subclass of",
     r"Expected an? int\b": "Expected a whole number",
     r"Expected an? float\b": "Expected a number",
     r"Expected an? bool\b": "Expected true or false",
@@ -228,7 +229,9 @@ def clear(message: str, options: Iterable[str] = ()) -> str:
         options: names of all options of the command, which are near to wrong ones.
     """
     key, classes, reason = _parts(message)
-    parts = [*([key] if key else []), *classes[-1:], reason or " ".join(message.split())]
+    said = slip(key, classes, reason)
+    owner = [] if said or "a subclass of" in reason else classes[-1:]  # the slip is not the owner's
+    parts = [*([key] if key else []), *owner, said or reason or " ".join(message.split())]
     return ": ".join(parts) + advice(key, classes, reason, options)
 
 

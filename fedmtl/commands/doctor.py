@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from fedmtl import __version__
 from fedmtl.commands.catalogue import PACKAGE
+from fedmtl.errors import MISMATCH, UserError
 
 Mark = Literal["ok", "warning", "wrong"]
 SIGNS: dict[Mark, tuple[str, str]] = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "wrong": ("✗", "red")}
@@ -44,14 +45,11 @@ LIBRARIES = {  # distribution: what is imported of it
 }
 OPTIONAL = ("torchvision", "wandb-workspaces", "tensorboard", "matplotlib", "onnx", "onnxruntime", "shtab")
 MALWARE = {("lightning", "2.6.2"), ("lightning", "2.6.3")}  # GHSA-w37p-236h-pfx3
-MISMATCH = (
-    "torch and torchvision do not match (a CPU-only torch beside the registry's torchvision?); "
-    "in a fresh environment, install both together: pip install fedmtl"
-)
 VARIABLES = (
     *("FEDMTL_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "HF_ENDPOINT", "WANDB_MODE", "WANDB_DIR", "WANDB_BASE_URL"),
     *("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "PYTHONPATH"),
 )
+MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")  # of WANDB_MODE, as W&B takes it
 LITTLE = 2  # GiB of free space below which a run may fill the disk
 
 
@@ -267,7 +265,9 @@ def devices() -> Iterator[Finding]:
     import torch
 
     cuda = torch.version.cuda
-    yield Finding("threads", "ok", f"{torch.get_num_threads()} in torch; runs take fabric.threads, 1 if not set")
+    yield Finding(
+        "threads", "ok", f"{torch.get_num_threads()} in torch; runs take fabric.threads; torch's choice if null"
+    )
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
             card = torch.cuda.get_device_properties(i)
@@ -316,7 +316,9 @@ def tracking() -> Iterator[Finding]:
     mode = os.environ.get("WANDB_MODE", "")
     key = wandb_key()
     found = f"a key is set up ({key})" if key else "no key is set up"
-    if mode in ("offline", "dryrun", "disabled"):
+    if mode not in ("", *MODES):
+        yield Finding("W&B", "warning", f"{found}; W&B knows no WANDB_MODE={mode}", f"one of {', '.join(MODES)}")
+    elif mode in ("offline", "dryrun", "disabled"):
         yield Finding("W&B", "ok", f"{found}; WANDB_MODE={mode}")
     elif key:
         yield Finding("W&B", "ok", f"{found}: runs go online; tracker.mode: offline keeps them here")
@@ -379,7 +381,6 @@ def roots(data: list[Path]) -> Iterator[Finding]:
         return
     from fedmtl.data.detect import open_root
     from fedmtl.data.source import SPLITS
-    from fedmtl.errors import UserError
 
     for root in data:
         try:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def parser() -> ArgumentParser:
@@ -43,9 +44,10 @@ def evaluate(run: Path, checkpoint: Literal["last", "best"], overrides: list[str
     experiment = restore("evaluate", __doc__, run, checkpoint, overrides)
     orchestrator = experiment.orchestrator
     orchestrator.note(orchestrator.round, orchestrator.evaluate())
-    table = Table(title=f"{experiment.name} after round {orchestrator.round} ({checkpoint} checkpoint)")
+    title = f"{experiment.name} after round {orchestrator.round} ({checkpoint} checkpoint)"
+    table = Table(title=Text(title, "table.title"))
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in flat(orchestrator.last).items():
-        table.add_row(name.removeprefix("val/"), f"{value:.4f}")
+        table.add_row(Text(name.removeprefix("val/")), f"{value:.4f}")
     console.print(table)

@@ -38,8 +38,17 @@ def main(arguments: list[str]) -> None:
         default="auto",
         help="live in a terminal, plain lines of a log, or quiet: errors and the last line only",
     )
-    parser.add_argument("--quiet", dest="display", action="store_const", const="quiet", help="as --display quiet")
-    config = parse(parser, ["--help" if word == "--help-all" else word for word in arguments])
+    parser.add_argument(
+        "--quiet", dest="display", action="store_const", const="quiet", default="auto", help="as --display quiet"
+    )
+    words = ["--help" if word == "--help-all" else word for word in arguments]
+    try:
+        config = parse(parser, words)
+    except UserError as error:
+        if "arguments are required" in str(error) and not any(word.startswith("--config") for word in words):
+            advice = "give --config FILE; `fedmtl list experiments` has some, `fedmtl init` makes one"
+            raise UserError(f"{error}; {advice}") from error
+        raise
     config.name += agents_run()
     settings = to_dict(parser, config)
     directory = RunDirectory(config.out, config.name)

@@ -16,7 +16,7 @@ MORE = """Keys go on below these, with dots, as in the files:
   fedmtl fit --help-all                       every option, with types and defaults
   fedmtl fit --model.help                     the keys of a class; --server.aggregator.help fedmtl.aggregation.Krum
   fedmtl fit --config FILE --print_config     the whole configuration as it would be used
-  fedmtl list methods                         classes that a file can name (also: datasets, tasks, backbones)
+  fedmtl list methods                         classes that a file can name; fedmtl list says what else is listed
 """
 
 

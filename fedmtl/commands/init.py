@@ -5,13 +5,14 @@ import shlex
 from argparse import ArgumentParser
 from pathlib import Path
 
+from fedmtl.commands.advice import among
 from fedmtl.commands.catalogue import experiments, shipped
 from fedmtl.errors import UserError
 
 TEMPLATES = Path(__file__).parent / "templates"
 DATA = ("scenes", "folder", "nyud", "pascal")
 RUN = "name of the run and of its folder; config.yaml sets its own"
-NEEDS_DATA = """The data are at `{root}` (`data.root` in base.yaml). Before the first run: `fedmtl data check {root}`;
+NEEDS_DATA = """The data are at `{root}` (`data.root` in base.yaml). Before the first run: `fedmtl data check {word}`;
 where to get public data sets, and how to describe your own: `fedmtl data download`.
 
 """
@@ -26,11 +27,22 @@ def parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     made.add_argument("folder", type=Path, metavar="DIR", help="folder to make; nothing in it is overwritten")
-    made.add_argument("--data", choices=DATA, default="scenes", help="the data set (default: scenes, needs no files)")
+    made.add_argument(
+        "--data",
+        choices=DATA,
+        type=among("data set", DATA),
+        default="scenes",
+        help="the data set (default: scenes, needs no files)",
+    )
     made.add_argument("--root", type=Path, metavar="PATH", help="where the files of the data set are")
     methods = [path.stem for path, _ in shipped("methods")]
     made.add_argument(
-        "--method", choices=methods, default="dea", metavar="NAME", help="see fedmtl list methods (default: dea)"
+        "--method",
+        choices=methods,
+        type=among("method", methods),
+        default="dea",
+        metavar="NAME",
+        help="see fedmtl list methods (default: dea)",
     )
     return made
 
@@ -54,7 +66,13 @@ def main(arguments: list[str]) -> None:
     except OSError as error:
         raise UserError(f"can't write {own.folder}: {error.strerror}") from error
     print(f"made {', '.join(files)} in {own.folder}")
-    print(f"next: cd {shlex.quote(str(own.folder))} && fedmtl fit --config config.yaml")
+    root = _root(files["base.yaml"])
+    missing = bool(root) and not (own.folder / root).is_dir()
+    if missing:
+        print(f"first: there are no data at {root}; put them there, or their path into base.yaml (data.init_args.root)")
+        print("       fedmtl data download says where to get them, fedmtl data check PATH whether they are sound")
+    goes = "" if own.folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(own.folder))} && "
+    print(f"{'then' if missing else 'next'}: {goes}fedmtl fit --config config.yaml")
 
 
 def contents(name: str, data: str, method: str, root: Path | None) -> dict[str, str]:
@@ -76,8 +94,9 @@ def contents(name: str, data: str, method: str, root: Path | None) -> dict[str, 
         if data == "folder":
             base = re.sub(r"(?m)^  - \{tasks: .*\n(?:  - .*\n)*", _clients(root), base)
     about, _, method_keys = _read(experiments() / "methods" / f"{method}.yaml").partition("\n")
-    found = re.search(r"(?m)^ +root: ('.+'|\S+)", base)
-    values = {"name": name, "method": method, "data": NEEDS_DATA.format(root=found[1]) if found else ""}
+    lies = _root(base)
+    values = {"name": name, "method": method}
+    values["data"] = NEEDS_DATA.format(root=lies, word=shlex.quote(lies)) if lies else ""
     while method_keys.startswith("#"):
         line, _, method_keys = method_keys.partition("\n")
         about += f"\n{line}"
@@ -88,6 +107,12 @@ def contents(name: str, data: str, method: str, root: Path | None) -> dict[str, 
         "mine.py": _read(TEMPLATES / "mine.py"),
         "README.md": _filled("README.md", values),
     }
+
+
+def _root(base: str) -> str:
+    """Where a base file has its data; empty where they are made."""
+    found = re.search(r"(?m)^ +root: (?:'((?:[^']|'')+)'|(\S+))", base)
+    return (found[1] or found[2]).replace("''", "'") if found else ""
 
 
 def _clients(root: Path) -> str:

@@ -1,14 +1,18 @@
-"""`fedmtl list`: the methods, backbones, tasks, data sets and experiments there are."""
+"""`fedmtl list`: the methods, backbones, tasks, data sets and experiments there are; without a topic, the topics."""
 
 import ast
+import inspect
 import os
 import sys
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import NamedTuple
 
-from fedmtl.commands.catalogue import Class, classes, shipped
+from fedmtl.commands.advice import among
+from fedmtl.commands.catalogue import Class, classes, first_sentence, shipped
 from fedmtl.errors import UserError
 
 Row = tuple[str, ...]
@@ -32,7 +36,8 @@ def parser() -> ArgumentParser:
         epilog="In a pipe each is one line, its columns separated by tabs. example: fedmtl list backbones 'convnext*'",
         allow_abbrev=False,
     )
-    made.add_argument("topic", choices=sorted(TOPICS), help="what to list")
+    topics = sorted(TOPICS)
+    made.add_argument("topic", nargs="?", choices=topics, type=among("topic", topics), help="what to list")
     made.add_argument("word", nargs="?", default="", help="only what holds this word, or fits a pattern with *")
     return made
 
@@ -44,11 +49,23 @@ def main(arguments: list[str]) -> None:
         UserError: nothing fits the word.
     """
     own = parser().parse_args(arguments)
-    columns, rows = TOPICS[own.topic]
-    found = [row for row in rows() if fits(row, own.word)]
+    if own.topic is None:
+        show(("topic", "what it lists"), [(name, TOPICS[name].about) for name in sorted(TOPICS)])
+        return
+    topic = TOPICS[own.topic]
+    rows = [*topic.rows()]
+    found = [row for row in rows if fits(row, own.word)]
     if not found:
-        raise UserError(f"none of the {own.topic} fits {own.word!r}; without a word all are listed")
-    show(columns, found)
+        raise UserError(f"none of the {own.topic} fits {own.word!r}; {near(own.word, rows)}")
+    show(topic.columns, found)
+
+
+def near(word: str, rows: list[Row]) -> str:
+    """The row that may have been meant, whatever the case."""
+    names = [row[0].rpartition("/")[2].removesuffix(".yaml").rpartition(".")[2] for row in rows]
+    close = get_close_matches(word.lower(), [name.lower() for name in names], n=1)
+    hits = [name for name in names if name.lower() in close]
+    return f"did you mean {hits[0]}?" if hits else "without a word all are listed"
 
 
 def fits(row: Row, word: str) -> bool:
@@ -115,6 +132,37 @@ def datasets() -> Iterator[Row]:
             yield one.path, key, one.summary
 
 
+def models() -> Iterator[Row]:
+    """The class of the unified model."""
+    yield from of_key("models", ("UnifiedModel",), "model")
+
+
+def servers() -> Iterator[Row]:
+    """The classes of servers."""
+    yield from of_key("server", ("Server", "PersonalServer"), "server")
+
+
+def trackers() -> Iterator[Row]:
+    """The classes of trackers; an extra need not be installed."""
+    yield from of_key("tracking", [one.name for one in of_base("tracking", "Tracker")], "tracker")
+
+
+def of_key(room: str, names: Sequence[str], key: str) -> Iterator[Row]:
+    """The classes of these names in a room."""
+    for name in names:
+        one = classes(room)[name]
+        yield one.path, key, one.summary
+
+
+def schedules() -> Iterator[Row]:
+    """timm's schedules of the learning rate."""
+    from timm import scheduler
+
+    for name, kind in vars(scheduler).items():
+        if name.endswith("LRScheduler"):
+            yield f"timm.scheduler.{name}", "local.schedule", first_sentence(inspect.getdoc(kind) or "") or "a schedule"
+
+
 def experiments() -> Iterator[Row]:
     """The configuration files to start from, and the sweeps."""
     for command, folder in {"fit": ".", "sweep": "sweeps"}.items():
@@ -149,10 +197,29 @@ def family(source: str) -> str:
     return next(iter((ast.get_docstring(ast.parse(source)) or "").strip().splitlines()), "")
 
 
-TOPICS: dict[str, tuple[Row, Callable[[], Iterator[Row]]]] = {
-    "methods": (("name", "goes into", "what it does"), methods),
-    "backbones": (("name", "trained at", "weights", "family"), backbones),
-    "tasks": (("name", "what it is"), tasks),
-    "datasets": (("name", "goes into", "what it is"), datasets),
-    "experiments": (("name", "command", "what it is"), experiments),
+class Topic(NamedTuple):
+    """What can be listed.
+
+    Attributes:
+        about: what it is, in a few words.
+        columns: their titles.
+        rows: finds them.
+    """
+
+    about: str
+    columns: Row
+    rows: Callable[[], Iterator[Row]]
+
+
+INTO = ("name", "goes into", "what it is")
+TOPICS = {
+    "methods": Topic("files of methods, and the classes that they name", (*INTO[:2], "what it does"), methods),
+    "backbones": Topic("timm's models that give feature maps", ("name", "trained at", "weights", "family"), backbones),
+    "models": Topic("the unified model", INTO, models),
+    "tasks": Topic("classes of tasks", ("name", "what it is"), tasks),
+    "datasets": Topic("classes of data sets, and of ways to share them out", INTO, datasets),
+    "servers": Topic("classes of servers", INTO, servers),
+    "schedules": Topic("timm's schedules of the learning rate", INTO, schedules),
+    "trackers": Topic("where numbers and pictures go beside the run's folder", INTO, trackers),
+    "experiments": Topic("files to start from, and sweeps", ("name", "command", "what it is"), experiments),
 }

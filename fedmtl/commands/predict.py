@@ -114,7 +114,7 @@ def _batches(found: "Found", most: int, complain: Callable[[str], None]) -> Iter
     from fedmtl.prediction.pictures import read
     from fedmtl.prediction.predictor import batches
 
-    def readable() -> Iterator[Keyed]:
+    def readable() -> Iterator["Keyed"]:
         for key in found.files:
             try:
                 yield key, read(key[0])

@@ -135,12 +135,12 @@ def sum_up(
     if result.metric is None:
         some = sorted({key for row in rows for key in row.metrics if key.startswith(("val/", "best/"))})
         _say(console, f"{result.title}; there is {', '.join(some)}")
-    from fedmtl import storage  # which loads torch
+    from fedmtl import atomic
     from fedmtl.sweeps import plot
 
     files = [folder / "sweep.csv"]
     try:
-        storage.replace(files[0], lambda file: file.write(summary.as_csv(result).encode()))
+        atomic.replace(files[0], lambda file: file.write(summary.as_csv(result).encode()))
         files += plot.draw(result, folder / "sweep")
     except OSError as error:  # the runs are done, and the same command sums them up again
         _say(console, f"warning: {error.filename2 or error.filename or folder}: {error.strerror or error}")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedmtl import storage
+from fedmtl import atomic
 from fedmtl.errors import UserError
 from fedmtl.export.card import MARK, model_card
 from fedmtl.export.encoder import write_encoder
@@ -71,7 +71,7 @@ def export(
         done = [outcome for outcome in outcomes if outcome.done]
         if done:
             text = model_card(model, done, [name for name in known if name not in {one.format for one in done}])
-            storage.replace(out / "README.md", lambda file: file.write(text.encode()))
+            atomic.replace(out / "README.md", lambda file: file.write(text.encode()))
     except OSError as error:
         raise UserError(
             f"{out} can't be written ({error.strerror or error}); make room there, or name another"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fedmtl import storage
+from fedmtl import atomic
 from fedmtl.data import ValTransform, View
 from fedmtl.errors import UserError
 from fedmtl.tasks import Task
@@ -101,7 +101,7 @@ def write_heads(run: Path, validation: Mapping[str, View], *, unified: bool) -> 
     except (AttributeError, TypeError, UserError):
         return
     try:
-        storage.replace(run / FILE, lambda file: file.write(text.encode()))
+        atomic.replace(run / FILE, lambda file: file.write(text.encode()))
     except OSError as error:
         raise UserError(f"{run / FILE} can't be written ({error.strerror or error}); make room there") from error
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import safetensors.torch
 import torch
+from lightning import Fabric
 from torch import Tensor, nn
 
 from fedmtl import runs
@@ -66,14 +67,14 @@ def load(
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UserError(f"{run}: its checkpoint, config.yaml and {FILE} do not fit together ({reason})") from error
-    settings = _fabric(read, accelerator)
+    fabric, channels_last = _fabric(read, accelerator)
     return Predictor(
         model,
         groups,
         run=read,
         round=None if isinstance(saved, Path) else saved["round"],
-        fabric=settings.build(),
-        channels_last=settings.channels_last,
+        fabric=fabric,
+        channels_last=channels_last,
     )
 
 
@@ -100,16 +101,19 @@ def _model(run: runs.Run, channels: Mapping[str, int]) -> UnifiedModel:
         torch.set_rng_state(before)
 
 
-def _fabric(run: runs.Run, accelerator: Accelerator | None) -> FabricConfig:
-    """The run's settings for one process; `compile` would only make it start later."""
+def _fabric(run: runs.Run, accelerator: Accelerator | None) -> tuple[Fabric, bool]:
+    """The run's settings for one process, and `channels_last`; `compile` would only make it start later."""
     chosen = run.config.get("fabric") or {}
     if not isinstance(chosen, dict):
         raise UserError(f"{run.path / 'config.yaml'}: fabric: expected keys and values, found {str(chosen)[:80]!r}")
     kept = {key: chosen[key] for key in ("precision", "threads", "channels_last") if key in chosen}
     theirs: Accelerator = "cpu" if chosen.get("accelerator") == "cpu" else "auto"
     try:
-        return FabricConfig(accelerator=accelerator or theirs, **kept)
-    except (TypeError, ValueError) as error:
+        settings = FabricConfig(accelerator=accelerator or theirs, **kept)
+        return settings.build(), bool(settings.channels_last)
+    except UserError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{run.path / 'config.yaml'}: fabric: {error}") from error
 
 

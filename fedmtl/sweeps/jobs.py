@@ -111,8 +111,8 @@ Tell = Callable[[Job, str, float, str], None]
 def run(jobs: Sequence[Job], slots: Sequence[str | None], tell: Tell) -> dict[str, str]:
     """Runs what is not done yet, one process a slot, until all have ended.
 
-    A run that another sweep has at work in the same folder is waited for. A signal is passed on to the runs, which
-    save and end, and so is any error here; a second Ctrl-C ends them at once. A run whose log can't be written fails.
+    A run that another sweep has at work in the same folder is waited for. At a signal, or an error here, the runs are
+    asked to stop: they save and end; a second Ctrl-C ends them at once. A run whose log can't be written has failed.
 
     Args:
         jobs: in the order in which they start; the folders of their logs are there.

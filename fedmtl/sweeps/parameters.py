@@ -126,9 +126,8 @@ def parse(parameters: Any, file: str, above: Path = ()) -> Iterator[Parameter]:
             raise UserError(f"{where}: expected value, values, min and max, or parameters; e.g. {{value: {options}}}")
         if "parameters" in options:
             if len(options) > 1:
-                raise UserError(
-                    f"{where}: nested parameters stand alone, without {', '.join(str(key) for key in options if key != 'parameters')}"
-                )
+                others = ", ".join(str(key) for key in options if key != "parameters")
+                raise UserError(f"{where}: nested parameters stand alone, without {others}")
             yield from parse(options["parameters"], file, path)
         else:
             yield _parameter(path, options, where)

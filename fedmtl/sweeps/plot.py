@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedmtl import storage
+from fedmtl import atomic
 from fedmtl.sweeps.names import Labels, keys
 from fedmtl.sweeps.parameters import Parameter
 from fedmtl.sweeps.summary import CHANGES, SEED, Group, Summary, mean_and_deviation, setting_label
@@ -43,7 +43,7 @@ def draw(summary: Summary, path: Path) -> list[Path]:
         figure = _panels(summary, varied) if summary.sweep.method == "random" else _grid(summary, varied)
         files = [path.with_suffix(".png"), path.with_suffix(".svg")]
         for file in files:
-            storage.replace(file, functools.partial(_save, figure, file.suffix[1:]))
+            atomic.replace(file, functools.partial(_save, figure, file.suffix[1:]))
     return files
 
 

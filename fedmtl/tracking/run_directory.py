@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fedmtl import storage
+from fedmtl import atomic
 from fedmtl.errors import UserError
 from fedmtl.tracking.base import Metrics
 
@@ -155,14 +155,14 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: it can't be written.
     """
-    storage.replace(path, lambda file: file.write(text.encode()))
+    atomic.replace(path, lambda file: file.write(text.encode()))
 
 
 def _write(path: Path, content: str | bytes) -> None:
     """The same for a run's files, with a message of one line."""
     try:
         path.parent.mkdir(exist_ok=True)
-        storage.replace(path, lambda file: file.write(content.encode() if isinstance(content, str) else content))
+        atomic.replace(path, lambda file: file.write(content.encode() if isinstance(content, str) else content))
     except OSError as error:
         raise UserError(
             f"{path} can't be written ({error.strerror or error}); make room there, or take another folder"

@@ -33,7 +33,7 @@ class TensorBoard(Tracker):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UserError(
-                'tracker: TensorBoard needs the package tensorboard: pip install "fedmtl[tensorboard]", or take '
+                'tracker: TensorBoard needs the package tensorboard: pip install -e ".[tensorboard]", or take '
                 "fedmtl.tracking.WandB"
             ) from error
         self._make, self._run = SummaryWriter, run

@@ -109,6 +109,39 @@ def test_a_key_or_class_in_a_file(told: Callable[..., str], tmp_path: Path, cont
     assert text.endswith(f"; did you mean {meant}?")
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--optmizer.lr=3", "there is no key --optmizer.lr; did you mean --local.optimizer.lr?"),
+        ("--optmizer.lr 3", "there is no key --optmizer.lr; did you mean --local.optimizer.lr?"),
+        ("--local.optimizer.lrr 3", "local.optimizer: there is no key lrr; did you mean local.optimizer.lr?"),
+        ("--local.optimzer.lr 3", "local: there is no key optimzer.lr; did you mean local.optimizer.lr?"),
+        ("--server.aggregator krum",
+         "server.aggregator: there is no class krum; did you mean fedmtl.aggregation.Krum?"),
+        ("--server.aggregator fedmtl.aggregation.Kru",
+         "server.aggregator: there is no class fedmtl.aggregation.Kru; did you mean fedmtl.aggregation.Krum?"),
+        ("--local.optimizer torch.optim.Adamm",
+         "local.optimizer: there is no class torch.optim.Adamm; did you mean torch.optim.Adam?"),
+        ("stray", "what is stray? Keys begin with --"),
+    ],
+)  # fmt: skip
+def test_one_slip_is_one_sentence_and_accuses_no_other_class(
+    told: Callable[..., str], words: str, sentence: str
+) -> None:
+    assert told(*words.split()) == sentence
+
+
+def test_a_module_of_ones_own_that_breaks_says_why(
+    told: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "breaking.py").write_text("import json\n\njson.no_such\n\n\nclass Mean: ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = told("--server.aggregator", "breaking.Mean")
+    assert "module 'json' has no attribute 'no_such'" in text
+    assert "there is no class" not in text
+    assert "there is no class absent.Mean: No module named 'absent'" in told("--server.aggregator", "absent.Mean")
+
+
 def test_the_file_is_the_one_that_holds_the_slip_even_below_others(told: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("server: {weightin: uniform}")
     (tmp_path / "own.yaml").write_text("config: base.yaml\nserver: {min_clients: 1}")

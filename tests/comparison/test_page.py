@@ -52,11 +52,9 @@ def test_a_page_that_cannot_be_written_is_a_users_mistake(three: Path, tmp_path:
         write(tmp_path, compare([three]))
 
 
-def test_a_page_that_does_not_fit_leaves_the_old_one(
-    three: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "page.html"
-    write(path, compare([three / "dea_s0"]))
+def test_a_page_that_does_not_fit_leaves_the_old_one(make: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    path, run = tmp_path / "page.html", make("a", {"depth": [None]})
+    write(path, compare([run]))
     before = path.read_bytes()
 
     def full(descriptor: int) -> None:
@@ -64,7 +62,7 @@ def test_a_page_that_does_not_fit_leaves_the_old_one(
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(UserError, match="--html: .* can't be written: No space left"):
-        write(path, compare([three]))
+        write(path, compare([run]))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["page.html"]
 

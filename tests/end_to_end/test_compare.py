@@ -71,7 +71,7 @@ def test_a_run_that_goes_on_is_shown_as_far_as_it_is(three: Path, fedmtl: Callab
     (going / "metrics.jsonl").write_text(lines[0] + "\n" + lines[1][:40])
     shown = fedmtl("compare", tmp_path / "runs", "--html", tmp_path / "page.html")
     assert shown.code == 0
-    assert "1–2 (unfinished, 1–2/2)" in shown.out
+    assert "unfinished, 1–2/2" in shown.out
     assert "unequal progress" in shown.out
 
 

@@ -290,7 +290,7 @@ def test_help(fedmtl):
         (["preview", "ROOT", "--out", "x.jpg"], "--out: the picture is a PNG, so its name ends in .png, not as x.jpg"),
         (["preview", "ROOT", "--out", "ROOT/gt_sets/val.txt/x.png"], "--out: can't write ROOT/gt_sets/val.txt/x.png"),
         (["preview", "ROOT", "--split", "test"], "invalid choice: 'test'"),
-        (["download", "nyd"], "nothing is known of a data set 'nyd'; there are nyud, "),
+        (["download", "nyd"], "there is no data set 'nyd'; did you mean nyud?"),
     ],
 )
 def test_mistakes_are_one_line(fedmtl, root, words, message):

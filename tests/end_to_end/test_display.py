@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+
+from fedmtl.cli import main
 
 from ..tracking.screen import Screen
 from .conftest import EXPERIMENTS
@@ -43,6 +46,35 @@ def test_quiet_leaves_the_last_line(fit: Callable[..., Any], tmp_path: Path, wor
     assert again.code == 2
     assert "is there already" in again.error
     assert again.out == ""
+
+
+def test_names_are_no_markup(fit: Callable[..., Any], fedmtl: Callable[..., Any], tmp_path: Path) -> None:
+    assert "a[b]c after round 1" in fit("scenes_dea", "--rounds", "1", "--name", "a[b]c").out
+    assert "a[b]c after round 1 (last" in fedmtl("evaluate", tmp_path / "runs" / "a[b]c").out
+
+
+@pytest.mark.parametrize(("words", "display"), [([], "auto"), (["--quiet"], "quiet"), (["--display", "live"], "live")])
+def test_the_display_in_the_printed_configuration(
+    capsys: pytest.CaptureFixture[str], words: list[str], display: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(EXPERIMENTS / "scenes_dea.yaml"), *words, "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out)["display"] == display
+
+
+@pytest.mark.parametrize("words", [[], ["--rounds", "3"]])
+def test_without_a_file_the_ways_to_one_are_said(fedmtl: Callable[..., Any], words: list[str]) -> None:
+    done = fedmtl("fit", *words)
+    assert done.code == 2
+    assert done.error.count("\n") == 1
+    assert done.error.endswith("; give --config FILE; `fedmtl list experiments` has some, `fedmtl init` makes one\n")
+
+
+def test_a_file_that_lacks_keys_is_asked_for_these(fedmtl: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("rounds: 3")
+    error = fedmtl("fit", "--config", tmp_path / "a.yaml").error
+    assert "are required" in error
+    assert "give --config" not in error
 
 
 def test_only_known_displays(fit: Callable[..., Any]) -> None:

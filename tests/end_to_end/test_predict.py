@@ -75,6 +75,11 @@ def test_bad_pictures_are_named_and_the_others_done(
     assert end.value.code == 1
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["0", "1", "2", "grey"]
     assert (folder / "out" / "grey" / "depth.raw.png").is_file()
+    (folder / "out" / "1" / "mine.txt").touch()
+    with pytest.raises(SystemExit):
+        fedmtl("predict", run, *inputs[0], "--out", folder / "out", "--tasks", "depth")
+    assert (folder / "out" / "1" / "mine.txt").is_file()
+    assert [len(list((folder / "out" / name).iterdir())) for name in ("0", "1", "2")] == [3, 12, 3]
 
 
 def test_from_the_weights_of_a_finished_run_alone(run: Path, inputs: Any) -> None:
@@ -99,7 +104,6 @@ def test_an_older_run_asks_its_data(run: Path, inputs: Any, fedmtl: Callable[...
 @pytest.mark.parametrize(
     ("experiment", "why"),
     [
-        ("scenes_local", "share: none"),
         ("scenes_fedper", "share: encoder"),
         ("scenes_ditto", "its method gives each client a model of its own"),
         ("scenes_fedamp", "its method gives each client a model of its own"),
@@ -116,9 +120,11 @@ def test_runs_without_a_unified_model(
     assert result.error.count("\n") == 1
     assert why in result.error
     assert "--client" in result.error
-    for row in json.loads((run / "federation.json").read_text()):
-        assert fedmtl("predict", run, picture, "--out", tmp_path / "out", "--client", row["client"]).code == 0
-        engine, server = (lambda o: (o.engine, o.server))(restore("evaluate", None, run, "last", []).orchestrator)
+    rows = json.loads((run / "federation.json").read_text())
+    assert fedmtl("predict", run, picture, "--out", tmp_path / "out", "--client", rows[0]["client"]).code == 0
+    orchestrator = restore("evaluate", None, run, "last", []).orchestrator
+    engine, server = orchestrator.engine, orchestrator.server
+    for row in rows:
         engine.worker.load(engine.worker.weights_of(engine.clients[row["client"]], server.model_for(row["client"])))
         wanted = engine.worker.resident.module.model.state_dict()
         found = prediction.load(run, client=row["client"]).model.state_dict()

@@ -52,11 +52,11 @@ def finish(process: "subprocess.Popen[str]") -> tuple[int, str]:
 
 def await_round(number: int, run: Path, process: "subprocess.Popen[str]") -> None:
     checkpoints = Checkpoints(run / "checkpoints")
-    for _ in range(20_000):
+    for _ in range(2000):
         if checkpoints.all() and checkpoints.load()["round"] >= number:
             return
         assert process.poll() is None, process.stdout and process.stdout.read()
-        time.sleep(0.005)
+        time.sleep(0.05)
     raise TimeoutError(run)
 
 

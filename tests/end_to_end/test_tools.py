@@ -1,4 +1,4 @@
-"""list, init, doctor, completion and the short help, as a user meets them."""
+"""list, init and doctor, as a user meets them."""
 
 import json
 import os
@@ -115,7 +115,7 @@ def test_what_init_lays_down_runs(fedmtl: Callable[..., Any], tmp_path: Path, mo
     kept = [yaml.safe_load((run / "config.yaml").read_text()) for run in runs]
     assert kept[0]["upload"][0]["class_path"] == "fedmtl.aggregation.DEA"
     server = kept[1]["server"].get("init_args", kept[1]["server"])
-    assert server["aggregator"]["class_path"] == "mine.Agreement"
+    assert server["aggregator"]["class_path"] == "mine.SignPower"
     assert fedmtl(*commands[2].split()[1:]).code == 0
 
 
@@ -175,14 +175,14 @@ def test_own_aggregator_does_as_it_says() -> None:
     import torch
 
     from fedmtl.aggregation import PartUpdate
-    from fedmtl.commands.templates.mine import Agreement
+    from fedmtl.commands.templates.mine import SignPower
 
     rng = np.random.default_rng(0)
     updates, weights = rng.normal(size=(4, 50)), rng.random(4) + 0.1
     share = weights[:, None] / weights.sum()
     for power in (0.0, 1.0, 2.0):
         expected = (share * updates).sum(0) * np.abs((share * np.sign(updates)).sum(0)) ** power
-        aggregator = Agreement(power=power)
+        aggregator = SignPower(power=power)
         for _ in range(2):  # the second round starts empty
             for update, weight in zip(updates, weights, strict=True):
                 aggregator.add(PartUpdate(torch.tensor(update)), float(weight))
@@ -191,7 +191,7 @@ def test_own_aggregator_does_as_it_says() -> None:
             np.testing.assert_allclose(merged.numpy(), expected, rtol=1e-12)
         assert aggregator.merge() is None
     with pytest.raises(ValueError, match="power must not be negative"):
-        Agreement(power=-1)
+        SignPower(power=-1)
 
 
 def test_an_installed_package_finds_its_own_experiments(
@@ -235,6 +235,7 @@ def test_a_sound_installation(
     assert found["torch"]["found"].startswith(__import__("torch").__version__.partition("+")[0])
     assert found["data"]["found"].startswith(f"nyud in {root}: 4 train, 2 val; tasks semseg, depth")
     assert "kept offline" in found["W&B"]["found"]
+    assert found["threads"]["found"].endswith("runs take fabric.threads; torch's choice if null")
     assert "GiB free" in found["runs"]["found"]
     assert not (tmp_path / "runs").exists()
 
@@ -319,79 +320,5 @@ def test_the_mismatch_is_told_as_everywhere() -> None:
     from fedmtl.cli import HINTS
     from fedmtl.commands.doctor import MISMATCH
 
-    assert HINTS["torchvision::"] == MISMATCH
-
-
-# completion and help
-
-
-COMPLETE = """source {script}
-for line in "$@"; do
-    read -ra COMP_WORDS <<< "$line"
-    [[ $line == *" " ]] && COMP_WORDS+=("")
-    COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)) COMP_LINE=$line COMP_POINT=${{#line}} COMPREPLY=()
-    "$(complete -p fedmtl | sed 's/.*-F \\([^ ]*\\).*/\\1/')" fedmtl
-    echo "${{COMPREPLY[*]}}"
-done
-"""
-
-
-@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
-def test_bash_completes(fedmtl: Callable[..., Any], tmp_path: Path) -> None:
-    pytest.importorskip("shtab")
-    expected = {
-        "fedmtl compl": "completion",
-        "fedmtl list ba": "backbones",
-        "fedmtl data pre": "preview",
-        "fedmtl fit --resume ": "never auto",
-        "fedmtl fit --upload.resc": "--upload.rescale",
-        "fedmtl fit --upload.rescale ": "inverse none norm overlap",
-        "fedmtl fit --server.aggregator fedmtl.aggregation.K": "fedmtl.aggregation.Krum",
-        "fedmtl fit --local.optimizer.weight_d": "--local.optimizer.weight_decay",
-        "fedmtl evaluate --checkpoint ": "last best",
-        "fedmtl init --data ": "scenes folder nyud pascal",
-        "fedmtl completion ": "bash zsh tcsh",
-    }
-    script = tmp_path / "completion.bash"
-    script.write_text(fedmtl("completion", "bash").out)
-    done = subprocess.run(
-        ["bash", "-c", COMPLETE.format(script=script), "bash", *expected], capture_output=True, text=True, check=True
-    )
-    assert dict(zip(expected, done.stdout.splitlines(), strict=True)) == expected
-    assert done.stderr == ""
-
-
-@pytest.mark.parametrize("shell", ["zsh", "tcsh"])
-def test_other_shells_get_a_script(fedmtl: Callable[..., Any], shell: str) -> None:
-    pytest.importorskip("shtab")
-    out = fedmtl("completion", shell).out
-    assert "scenes" in out
-    assert "--upload.rescale" in out
-
-
-def test_completion_knows_every_command_and_its_options() -> None:
-    pytest.importorskip("shtab")
-    from fedmtl.commands import COMMANDS
-    from fedmtl.commands.completion import whole
-
-    words = {choice for action in whole()._actions for choice in action.choices or ()}
-    assert words == set(COMMANDS)
-
-
-def test_completion_without_its_package(fedmtl: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "shtab", None)
-    result = fedmtl("completion", "bash")
-    assert result.code == 2
-    assert 'pip install "fedmtl[completion]"' in result.error
-
-
-def test_the_short_help_names_every_key_and_option(capsys: pytest.CaptureFixture[str]) -> None:
-    import inspect
-
-    from fedmtl.commands import fit_help
-    from fedmtl.experiment import Experiment
-
-    fit_help.main([])
-    shown = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  --")}
-    assert shown >= {f"--{name}" for name in inspect.signature(Experiment).parameters}
-    assert shown >= {"--config", "--resume"}
+    assert HINTS["torchvision::"] is MISMATCH
+    assert "pip install -e ." in MISMATCH

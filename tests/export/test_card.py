@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fedmtl.data import ValTransform
 from fedmtl.delta_m import Primary
 from fedmtl.export import Outcome
-from fedmtl.export.card import escape, fenced, model_card
+from fedmtl.export.card import _results, escape, fenced, model_card
 from fedmtl.models import UnifiedModel
 from fedmtl.prediction import Heads, Predictor
 from fedmtl.runs import Run
@@ -82,3 +82,11 @@ def test_fences_hold(text: str) -> None:
     fence = block.split("\n")[0]
     assert block.endswith(fence)
     assert fence not in text
+
+
+def test_delta_m_is_over_all_tasks_or_left_out() -> None:
+    row = {"round": 1, "val/semseg/mIoU": 20.0, "val/semseg/delta": 3.0, "val/depth/RMSE": None}
+    primary = {"semseg": Primary("mIoU", True), "depth": Primary("RMSE", False)}
+    text = _results(Run(Path("a"), "a", {"baseline": "b"}, [row], None, [], primary, None))
+    assert "| depth | RMSE ↓ | – | – | – | – |" in text
+    assert text.endswith("Δm is left out: not every task has a finite Δ.")

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from fedmtl.data import decode
+from fedmtl.errors import UserError
 from fedmtl.prediction.drawing import as_png, classes, overlay, save
 from fedmtl.tasks import Depth, Edge, Normals, Regression, Saliency, SemSeg
 from fedmtl.tasks.base import class_palette
@@ -86,3 +87,20 @@ def test_files(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "p/semseg.raw.png")), label)
     np.testing.assert_array_equal(np.load(tmp_path / "p/free.npy", allow_pickle=False), value)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "p/semseg.png"))[:, :60], picture)
+
+
+def test_an_earlier_prediction_is_replaced_whole_and_nothing_else(tmp_path: Path) -> None:
+    picture, value = RNG.integers(0, 256, (4, 6, 3), dtype=np.uint8), RNG.random((4, 6), dtype=np.float32)
+    tasks = {"edge": Edge(), "depth": Depth()}
+    save(tmp_path / "p", picture, {"edge": value, "depth": value}, tasks)
+    save(tmp_path / "p", picture, {"depth": value}, tasks, raw="png")
+    left = ["all-tasks.png", "depth.png", "depth.raw.png"]
+    assert sorted(path.name for path in (tmp_path / "p").iterdir()) == left
+    (tmp_path / "p" / "mine.txt").touch()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").touch()
+    for name in ("p", "photos"):
+        with pytest.raises(UserError, match="holds something else than an earlier prediction"):
+            save(tmp_path / name, picture, {"edge": value}, tasks)
+    assert sorted(path.name for path in (tmp_path / "p").iterdir()) == [*left, "mine.txt"]
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["a.png"]

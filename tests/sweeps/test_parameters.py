@@ -117,7 +117,7 @@ def test_nested_parameters() -> None:
         ({"min": 0, "max": 1, "distribution": "log_uniform_values"}, "min must be above 0"),
         (
             {"min": 0, "max": 5000, "distribution": "log_uniform"},
-            "for bounds of the value itself use log_uniform_values",
+            "of the value itself use log_uniform_values",
         ),
         ({"min": -701, "max": 1, "distribution": "inv_log_uniform"}, "use inv_log_uniform_values"),
         ({"min": 0, "max": 10**400}, "max has more than 64 bits"),

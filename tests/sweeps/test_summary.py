@@ -176,7 +176,7 @@ def test_a_plot_that_cannot_be_written_leaves_the_one_before(summed: Any, tmp_pa
     (png, _) = plot.draw(result, tmp_path / "sweep")
     before = png.read_bytes()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plot.Figure, "savefig", lambda self, file, **_: (file.write(b"half"), open(tmp_path)))
+        patch.setattr(plot.Figure, "savefig", lambda self, file, **_: (file.write(b"half"), tmp_path.read_text()))
         with pytest.raises(OSError, match="Is a directory"):
             plot.draw(result, tmp_path / "sweep")
     assert png.read_bytes() == before

@@ -121,6 +121,26 @@ def test_a_run_that_fails_leaves_its_last_state() -> None:
     assert "mIoU" in shown
 
 
+@pytest.mark.parametrize(("width", "height"), [(60, 15), (80, 40), (140, 30)])
+@pytest.mark.usefixtures("clock")
+def test_keys_that_the_terminal_echoes_leave_one_view(width: int, height: int) -> None:
+    file = Pipe(terminal=True)
+    console = Console(file=file, force_terminal=True, width=width, height=height)
+    with suppress(KeyboardInterrupt), messages(console, "live"), display_of(console, "live") as shown:
+        train(shown, 2)
+        shown.start_round(3)
+        file.write("^C")
+        logging.getLogger("fedmtl.test").info("stopping")
+        file.write("^C^C")
+        raise KeyboardInterrupt
+    screen = Screen(width, height).feed(file.getvalue())
+    assert screen.broken == 0
+    lines = screen.text.splitlines()
+    assert lines[0].rstrip() == "INFO     stopping"
+    assert [line for line in lines if line.startswith("run  round")] == [lines[1]]
+    assert "^C" not in screen.text
+
+
 def test_another_size_of_the_terminal(clock: list[float]) -> None:
     file = Pipe(terminal=True)
     console = Console(file=file, force_terminal=True, width=80, height=24)

@@ -104,6 +104,18 @@ def test_tasks_of_a_client_are_shown_where_there_is_room() -> None:
     assert len(progress.lines(4)) == 3
 
 
+def test_losses_of_tasks_are_of_the_rounds_of_their_client() -> None:
+    progress = federation(1)
+    both = "train/semseg+depth_2"
+    progress.note({"round": 1, f"{both}/loss": 3.0, f"{both}/semseg": 1.0, f"{both}/depth": 2.0})
+    progress.start_round(2, 0.0)
+    train(progress, "semseg+depth_2", 2.5)
+    progress.end("stopped", 1.0)
+    assert [line.losses for line in progress.lines(5)[2:]] == [[3.0, 2.5], [1.0, None], [2.0, None]]
+    progress.note({"round": 2, f"{both}/loss": 2.5, f"{both}/semseg": 0.5, f"{both}/depth": 2.0})
+    assert [line.losses for line in progress.lines(5)[2:]] == [[3.0, 2.5], [1.0, 0.5], [2.0, 2.0]]
+
+
 @pytest.mark.parametrize("count", [4, MANY_CLIENTS])
 def test_many_clients_share_rows_by_their_tasks(count: int) -> None:
     progress = federation(count)

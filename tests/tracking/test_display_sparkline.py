@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedmtl.tracking.display.sparkline import BLOCKS, duration, sparkline
+from fedmtl.tracking.display.sparkline import BLOCKS, duration, mean, sparkline
 
 
 def test_least_and_largest() -> None:
@@ -32,6 +32,12 @@ def test_any_series(values: list[float | None], width: int) -> None:
     line = sparkline(values, width)
     assert len(line) == min(len(values), width)
     assert set(line) <= {" ", *BLOCKS}
+
+
+def test_mean_of_what_is_known() -> None:
+    assert mean([1.0, None, 4.0]) == 2.5
+    assert mean([None]) is None
+    assert mean([sys.float_info.max] * 2) == sys.float_info.max
 
 
 def test_the_largest_range() -> None:

@@ -93,7 +93,7 @@ def test_small_terminal() -> None:
         "normals  mErr ↓     24.00 ↗     22.00     22.00  -40.00 ▼",
         "edge     odsF ↑     24.00 ↗     24.00     22.00  +10.00 ▲",
         "saliency maxF ↑     24.00 ↗     24.00     22.00  +10.00 ▲",
-        "all      Δm ↑ %     +5.00 ↗     +5.00         –   +5.00 ▲",
+        "all      Δm ↑ %     +5.00 ↗     +5.00         –         –",
     ]
 
 
@@ -123,6 +123,30 @@ def test_what_is_cut_is_said() -> None:
     assert "… 2 more" in shown
     assert "▶ 50 × semseg" in shown
     assert "Δm ↑" in shown
+
+
+@pytest.mark.parametrize("baseline", [True, False])
+def test_tasks_that_are_cut_are_said(baseline: bool) -> None:
+    lines = text(run(baseline=baseline), 50, 12).splitlines()
+    tasks = [line.split()[0] for line in lines[lines.index(next(line for line in lines if "metric" in line)) + 1 :]]
+    assert tasks == ["semseg", "depth", "…", "all" if baseline else "saliency"]
+    assert f"… {3 if baseline else 2} more" in lines[-2]
+    assert "more" not in text(run(baseline=baseline), 50, 14)
+
+
+@pytest.mark.parametrize("width", [50, 56, 60, 70, 80, 100, 120, 130, 140, 160])
+@pytest.mark.parametrize("each", [1, 7])
+def test_headings_are_whole(width: int, each: int) -> None:
+    headings = [line for line in text(run(each), width, 40).splitlines() if "client" in line or "metric" in line]
+    assert headings
+    assert not any("…" in line for line in headings)
+
+
+def test_headings_of_short_names_are_whole() -> None:
+    clients = {name: Member(("t",), 1) for name in "ab"}
+    progress = Progress(2, 2, {"t": Primary("F", True)}, "run", clients)
+    progress.note({"round": 1, "val/t/F": 1.0})
+    assert "…" not in text(progress, 80, 20)
 
 
 def test_better_is_green_and_worse_is_red() -> None:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fedmtl.commands.data.parser import Parser
-from fedmtl.commands.data.sources import Chosen, choose
+from fedmtl.commands.data.sources import Chosen, choose, with_choice
 from fedmtl.data.check import Finding, Findings, Values, check, in_both
 from fedmtl.data.source import SPLITS, Split
 from fedmtl.errors import UserError
@@ -23,15 +23,20 @@ SHOWN = 20  # problems in the terminal
 NAMED = 8  # classes in the table
 
 
+def parser(*, by_file: bool = False) -> Parser:
+    """The command's words; with `by_file`, those beside ``--config``."""
+    made = Parser("check", __doc__)
+    made.add_argument("--workers", type=int, metavar="N", help="processes that decode (default: one a CPU core)")
+    made.add_argument("--report", type=Path, metavar="FILE", help="write all that was found into a JSON file")
+    return with_choice(made, by_file=by_file)
+
+
 def main(arguments: list[str]) -> None:
     """Parses the command line, checks and reports.
 
     Raises:
         SystemExit: with 1, if something is wrong.
     """
-    parser = Parser("check", __doc__)
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that decode (default: one a CPU core)")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write all that was found into a JSON file")
     own, chosen = choose(parser, arguments)
     if own.workers is not None and own.workers < 0:
         raise UserError(f"--workers must be 0 or more, not {own.workers}")

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
+from fedmtl.commands.advice import among
 from fedmtl.commands.data.parser import Parser
-from fedmtl.errors import UserError
 
 
 class Copy(NamedTuple):
@@ -113,17 +113,23 @@ COPIES = {
 }
 
 
+def parser() -> Parser:
+    """The command's words."""
+    made = Parser("download", __doc__)
+    text = f"one of {', '.join(COPIES)}; all if left out"
+    made.add_argument(
+        "name", metavar="NAME", nargs="?", choices=list(COPIES), type=among("data set", COPIES), help=text
+    )
+    return made
+
+
 def main(arguments: list[str]) -> None:
     """Parses the command line and prints.
 
     Raises:
         UserError: nothing is known of a data set of that name.
     """
-    parser = Parser("download", __doc__)
-    parser.add_argument("name", metavar="NAME", nargs="?", help=f"one of {', '.join(COPIES)}; all if left out")
-    name = parser.parse_args(arguments).name
-    if name is not None and name not in COPIES:
-        raise UserError(f"nothing is known of a data set {name!r}; there are {', '.join(COPIES)}")
+    name = parser().parse_args(arguments).name
     print("Nothing is downloaded. Data sets have terms of use of their own: read them first, at the pages given.")
     print("Links are those of public code and may have moved; all layouts are recognised by what lies in the folder.")
     for key, copy in COPIES.items():

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from fedmtl.commands.configuration import experiment_parser, parse, plain_errors
@@ -12,17 +13,23 @@ from fedmtl.tracking.display import federation_table
 from fedmtl.tracking.run_directory import write_text
 
 
-def main(arguments: list[str]) -> None:
-    """Parses the command line and prints the table."""
-    parser = experiment_parser("data federation", "The clients of an experiment and their images; no model is built.")
-    parser.add_argument(
+def parser() -> ArgumentParser:
+    """The command's words."""
+    made = experiment_parser("data federation", "The clients of an experiment and their images; no model is built.")
+    made.add_argument(
         "--save",
         type=str | None,
         help="a JSON file for the names of each client's images, in the form that fedmtl.data.ListFile takes",
     )
-    config = parse(parser, arguments)
+    return made
+
+
+def main(arguments: list[str]) -> None:
+    """Parses the command line and prints the table."""
+    made = parser()
+    config = parse(made, arguments)
     with plain_errors():
-        objects = parser.instantiate(config)
+        objects = made.instantiate(config)
     rows = table(make_clients(objects.clients, objects.data, objects.partition, seed=objects.seed), objects.local)
     Console().print(federation_table(rows))
     if config.save:

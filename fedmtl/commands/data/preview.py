@@ -9,7 +9,7 @@ from rich.console import Console
 from torch import Tensor
 
 from fedmtl.commands.data.parser import Parser
-from fedmtl.commands.data.sources import Chosen, choose
+from fedmtl.commands.data.sources import Chosen, choose, with_choice
 from fedmtl.data.source import SPLITS, DataSource, Sample, Split
 from fedmtl.data.transforms import MEAN, STD
 from fedmtl.errors import UserError
@@ -20,14 +20,19 @@ from fedmtl.tracking.base import Picture
 from fedmtl.tracking.figures import Colour, sheet
 
 
+def parser(*, by_file: bool = False) -> Parser:
+    """The command's words; with `by_file`, those beside ``--config``."""
+    made = Parser("preview", __doc__)
+    made.add_argument("--out", type=Path, default=Path("preview.png"), metavar="FILE", help="default: preview.png")
+    made.add_argument("--split", choices=SPLITS, default="train", help="default: train")
+    made.add_argument("--images", type=int, default=4, metavar="N", help="how many (default: 4)")
+    made.add_argument("--seed", type=int, help="draw them at random by this seed; else the first ones are taken")
+    made.add_argument("--augmented", action="store_true", help="show what training makes of them")
+    return with_choice(made, by_file=by_file)
+
+
 def main(arguments: list[str]) -> None:
     """Parses the command line and writes the picture; one a data set."""
-    parser = Parser("preview", __doc__)
-    parser.add_argument("--out", type=Path, default=Path("preview.png"), metavar="FILE", help="default: preview.png")
-    parser.add_argument("--split", choices=SPLITS, default="train", help="default: train")
-    parser.add_argument("--images", type=int, default=4, metavar="N", help="how many (default: 4)")
-    parser.add_argument("--seed", type=int, help="draw them at random by this seed; else the first ones are taken")
-    parser.add_argument("--augmented", action="store_true", help="show what training makes of them")
     own, chosen = choose(parser, arguments)
     if own.images < 1:
         raise UserError(f"--images must be 1 or more, not {own.images}")

@@ -2,7 +2,7 @@
 
 import argparse
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from fedmtl.commands.data.parser import Parser
@@ -18,11 +18,23 @@ class Chosen(NamedTuple):
     tasks: list[str]
 
 
-def choose(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Chosen]]:
+def with_choice(made: Parser, *, by_file: bool) -> Parser:
+    """Adds the words that choose data sets; beside ``--config`` a folder would take the value of a key."""
+    made.add_argument(
+        "--config", action="append", metavar="FILE", help="an experiment: its data sets and its clients' tasks"
+    )
+    made.add_argument("--tasks", metavar="A,B", help="these tasks of the folder only")
+    if not by_file:
+        made.add_argument("root", metavar="ROOT", nargs="?", help="folder of a data set")
+    made.epilog = "With --config, keys of the experiment can be given too, e.g. --data.root."
+    return made
+
+
+def choose(make: Callable[..., Parser], arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Chosen]]:
     """Parses a command's own words and opens the data sets that they name.
 
     Args:
-        parser: knows the command's own options; those that choose data sets are added.
+        make: makes the command's parser; its ``by_file`` says whether data sets are those of an experiment's file.
         arguments: the command line behind the command.
 
     Returns:
@@ -31,14 +43,8 @@ def choose(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace
     Raises:
         UserError: a mistake on the command line or in the experiment's file, or a data set can't be opened.
     """
-    parser.add_argument(
-        "--config", action="append", metavar="FILE", help="an experiment: its data sets and its clients' tasks"
-    )
-    parser.add_argument("--tasks", metavar="A,B", help="these tasks of the folder only")
     by_file = any(word == "--config" or word.startswith("--config=") for word in arguments)
-    if not by_file:  # else it would take the value of one of the experiment's keys
-        parser.add_argument("root", metavar="ROOT", nargs="?", help="folder of a data set")
-    parser.epilog = "With --config, keys of the experiment can be given too, e.g. --data.root."
+    parser = make(by_file=by_file)
     own, others = parser.parse_known_args(arguments)
     if by_file and others and not others[0].startswith("-"):
         raise UserError(f"give a folder or --config FILE, not both: {others[0]}, {own.config[0]}")

@@ -5,7 +5,7 @@ from torch import Tensor
 from fedmtl.aggregation import Aggregator, PartUpdate
 
 
-class Agreement(Aggregator):
+class SignPower(Aggregator):
     """The weighted mean of the clients' updates, smaller where they disagree about the direction.
 
     A coordinate of the mean is multiplied by |Σ w_k sign Δ_k / Σ w_k|^power: 1 where all clients go the same way,

@@ -8,9 +8,11 @@ from datetime import datetime
 from time import perf_counter
 from typing import Any, Literal
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleRenderable, RenderableType
+from rich.control import Control
 from rich.live import Live
 from rich.logging import RichHandler
+from rich.segment import ControlType
 
 from fedmtl.delta_m import Primary
 from fedmtl.tracking.display.progress import Member, Progress
@@ -20,6 +22,13 @@ Shows = Literal["live", "plain", "quiet"]
 
 INTERVAL = 0.25  # least seconds between two pictures of the live view
 COST = 0.01  # most of the time that drawing it takes
+
+
+class _View(Live):
+    """Leaves the cursor where its last line begins: there the ``^C`` that a terminal echoes breaks no line."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [*super().process_renderables(renderables), Control(ControlType.CARRIAGE_RETURN)]
 
 
 class Display:
@@ -59,7 +68,7 @@ class Display:
         for row in earlier:
             self.progress.note(row)
         self.console, self.shows = console, shows
-        self._live = Live(get_renderable=self._view, console=console, auto_refresh=False) if shows == "live" else None
+        self._live = _View(get_renderable=self._view, console=console, auto_refresh=False) if shows == "live" else None
         self._due = 0.0
         self._size = console.size
 

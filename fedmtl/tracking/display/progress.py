@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any, Literal
 
 from fedmtl.delta_m import Primary
+from fedmtl.tracking.display.sparkline import mean
 
 MANY_CLIENTS = 32  # with more than these, clients that are alike share a row of the table, and a loss
 RECENT = 9  # rounds from which the time left is estimated
@@ -183,7 +184,7 @@ class Progress:
         kinds: dict[str, list[float | None]] = {}
         for who, loss in now.items():
             kinds.setdefault("+".join(self.clients[who].tasks) if who in self.clients else who, []).append(loss)
-        return {kind: _mean(losses) for kind, losses in kinds.items()}
+        return {kind: mean(losses) for kind, losses in kinds.items()}
 
     def lines(self, room: int) -> list[Line]:
         """What is shown of clients in at most so many rows.
@@ -217,8 +218,9 @@ class Progress:
     def _tasks(self, line: Line) -> list[Line]:
         if len(line.tasks) == 1:
             return []
-        of = {task: self.losses.get(f"{line.name}/{task}", {}) for task in line.tasks}
-        return [Line(f"  {task}", (), 0, 0, list(losses.values()), "waiting") for task, losses in of.items() if losses]
+        of = {task: self.losses[key] for task in line.tasks if (key := f"{line.name}/{task}") in self.losses}
+        rounds = self.losses.get(line.name, {})  # a round's task losses are known later than the client's
+        return [Line(f"  {task}", (), 0, 0, [by.get(r) for r in rounds], "waiting") for task, by in of.items()]
 
     def _together(self, tasks: tuple[str, ...], members: Sequence[Line]) -> Line:
         name = "+".join(tasks)
@@ -226,7 +228,7 @@ class Progress:
         for who in {name: None, **dict.fromkeys(line.name for line in members)}:
             for round, loss in self.losses.get(who, {}).items():
                 by_round.setdefault(round, []).append(loss)
-        losses = [_mean(values) for _, values in sorted(by_round.items())]
+        losses = [mean(values) for _, values in sorted(by_round.items())]
         states = {line.state for line in members}
         state: State = next(s for s in ("training", "trained", "absent", "waiting") if s in states)
         if state == "trained" and "waiting" in states:
@@ -260,8 +262,3 @@ def time_left(
 def _usual(seconds: Sequence[float]) -> float:
     """The median of the last few; the first of all is left out, in which caches fill and kernels are chosen."""
     return median((seconds[1:] or seconds)[-RECENT:]) if seconds else 0.0
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None

@@ -20,7 +20,7 @@ def sparkline(values: Sequence[float | None], width: int) -> str:
     finite = [value if value is not None and math.isfinite(value) else None for value in values]
     if len(finite) > width:
         ends = [round(i * len(finite) / width) for i in range(width + 1)]
-        finite = [_mean(finite[start:end]) for start, end in pairwise(ends)]
+        finite = [mean(finite[start:end]) for start, end in pairwise(ends)]
     known = [value for value in finite if value is not None]
     if not known:
         return " " * len(finite)
@@ -46,6 +46,7 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24:02d} h"
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that are not None; None where there are none."""
     known = [value for value in values if value is not None]
     return sum(value / len(known) for value in known) if known else None

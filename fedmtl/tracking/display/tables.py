@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from fedmtl.tracking.display.progress import MANY_CLIENTS
 
@@ -21,7 +21,7 @@ def federation_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for column in columns:
         table.add_column(column, justify="left" if column in ("client", "data", "tasks", "input") else "right")
     for row in rows:
-        table.add_row(*(escape(", ".join(row[c]) if isinstance(row[c], list) else str(row[c])) for c in columns))
+        table.add_row(*(Text(", ".join(row[c]) if isinstance(row[c], list) else str(row[c])) for c in columns))
     return table
 
 
@@ -47,8 +47,8 @@ def results_table(results: Mapping[str, Any]) -> Table:
     last, best, baseline = results["last"], results["best"], results["baseline"]
     changes = last["delta_m"] or {"tasks": {}, "mean": None}
     table = Table(
-        title=f"{results['name']} after round {last['round']}",
-        caption=f"Δ against {baseline['name']}" if baseline else None,
+        title=Text(f"{results['name']} after round {last['round']}", "table.title"),
+        caption=Text(f"Δ against {baseline['name']}", "table.caption") if baseline else None,
     )
     for column in ("task", "metric"):
         table.add_column(column)
@@ -56,10 +56,10 @@ def results_table(results: Mapping[str, Any]) -> Table:
         table.add_column(column, justify="right")
     for task, primary in results["primary"].items():
         name = primary["metric"]
-        row = [task, name + (" ↑" if primary["higher_is_better"] else " ↓")]
-        row += [_number(entry["metrics"][task][name]) for entry in (last, best)]
+        row = [Text(task), Text(name + (" ↑" if primary["higher_is_better"] else " ↓"))]
+        row += [Text(_number(entry["metrics"][task][name])) for entry in (last, best)]
         if baseline:
-            row += [_number(baseline["metrics"][task]), _number(changes["tasks"].get(task), "+.2f")]
+            row += [Text(_number(baseline["metrics"][task])), Text(_number(changes["tasks"].get(task), "+.2f"))]
         table.add_row(*row)
     if baseline:
         table.add_section()

@@ -114,9 +114,10 @@ def _fitting(progress: Progress, rows: int) -> tuple[list[Line], int]:
 
 
 def _clients(lines: Sequence[Line], more: int, width: int) -> Table:
-    names = min(max(len(line.name) for line in lines), 24 if width >= 76 else 14)
+    said = f"… {more} more" if more else ""
+    names = max(len("client"), len(said), min(max(len(line.name) for line in lines), 24 if width >= 76 else 14))
     digits = max(len(f"{line.done}/{line.total}") for line in lines)
-    tasks = max(len(", ".join(line.tasks)) for line in lines) if width >= 76 else 0
+    tasks = max(len("tasks"), *(len(", ".join(line.tasks)) for line in lines)) if width >= 76 else 0
     told = all(line.name.endswith("+".join(line.tasks)) for line in lines if line.total)
     tasks = 0 if told else min(tasks, width // 4)
     bar = max(6, min(20, (width - names - tasks) // 4))
@@ -125,10 +126,10 @@ def _clients(lines: Sequence[Line], more: int, width: int) -> Table:
         Column("", width=1),
         Column("client", width=names),
         *([Column("tasks", width=tasks)] if tasks else []),
-        Column("this round", width=bar),
+        Column(_heading(bar, "this round", "round"), width=bar),
         Column("", width=digits, justify="right"),
         Column("loss", width=9, justify="right"),
-        Column("by round", width=spark),
+        Column(_heading(spark, "by round", "trend"), width=spark),
     )
     for line in lines:
         mark, style = MARKS[line.state]
@@ -142,8 +143,8 @@ def _clients(lines: Sequence[Line], more: int, width: int) -> Table:
             _number(next(iter(line.losses[-1:]), None)),
             Text(sparkline(line.losses, spark), "yellow"),
         )
-    if more:
-        table.add_row("", Text(f"… {more} more", "dim"))
+    if said:
+        table.add_row("", Text(said, "dim"))
     return table
 
 
@@ -162,35 +163,38 @@ def _metric_rows(progress: Progress) -> list[Row]:
         rows.append((task, name, values, progress.best(task), base.get(task), change, p.higher_is_better))
     if progress.changes.get(""):
         means = progress.changes[""]
-        rows.append(("all", "Δm ↑ %", means, max(means), None, means[-1], True))
+        rows.append(("all", "Δm ↑ %", means, max(means), None, None, True))
     return rows
 
 
 def _metrics(rows: Sequence[Row], room: int, progress: Progress, width: int) -> Table:
-    """At most `room` lines, of which one is the heading; the last row, of all tasks, stays."""
+    """At most `room` lines, of which one is the heading; the last row, of all tasks, stays, and what is cut is said."""
     against = progress.baseline is not None
-    cut = len(rows) - room + 1
-    if cut > 0:
-        rows = [*rows[: max(room - 2, 0)], rows[-1]]
-    task, metric = min(max(len(row[0]) for row in rows), 16), max(len(row[1]) for row in rows)
+    shown = rows[:-1] if len(rows) < room else rows[: max(room - 3, 0)]
+    more = f"… {len(rows) - 1 - len(shown)} more" if len(shown) < len(rows) - 1 and room > 2 else ""
+    task = max(len("task"), len(more), min(max(len(row[0]) for row in rows), 16))
+    metric = max(len("metric"), *(len(row[1]) for row in rows))
     spare = width - (task + metric + 11 + 9 + 3) - 10 * against
     base = against and spare >= 10
     spark = min(spare - 10 * base - 1, 40)
     table = _table(
         Column("task", width=task),
         Column("metric", width=metric),
-        *([Column("by evaluation", width=spark)] if spark >= 6 else []),
+        *([Column(_heading(spark, "by evaluation", "trend"), width=spark)] if spark >= 6 else []),
         Column("last", width=11, justify="right"),
         Column("best", width=9, justify="right"),
         *([Column("baseline", width=9, justify="right")] if base else []),
         *([Column("Δ %", width=9, justify="right")] if against else []),
     )
-    for name, kind, values, best, reference, change, higher in rows:
+    for row in [*shown, rows[-1]]:
+        if more and row is rows[-1]:
+            table.add_row(Text(more, "dim"))
+        name, kind, values, best, reference, change, higher = row
         mean = name == "all" and reference is None and kind.startswith("Δm")
         last = values[-1] if values else None
         table.add_row(
             Text(name, "bold" if mean else ""),
-            kind,
+            Text(kind),
             *([Text(sparkline(values, spark), "cyan")] if spark >= 6 else []),
             Text.assemble(_number(last, mean), " ", _moved(values, higher)),
             _number(best, mean),
@@ -204,6 +208,11 @@ def _table(*columns: Column) -> Table:
     for column in columns:
         column.no_wrap = True
     return Table(*columns, box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+
+
+def _heading(width: int, *choices: str) -> str:
+    """The first of some headings that a column has room for."""
+    return next((choice for choice in choices if len(choice) <= width), "")
 
 
 def _number(value: float | None, signed: bool = False) -> str:
