@@ -79,14 +79,15 @@ def read(path: Path) -> Any:
 
 def _mapped(path: Path, file: Any) -> dict[str, Tensor]:
     """The tensors of a file that has been checked; `get_tensor` (of 0.8) loses the memory of two numbers each time."""
-    whole = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+    whole: Any = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
     start = 8 + int.from_bytes(bytes(whole[:8].tolist()), "little")  # behind the header tensors lie without a gap
     tensors = {}
     for name in file.offset_keys():
         outline = file.get_slice(name)
         shape, dtype = outline.get_shape(), DTYPES[outline.get_dtype()]
         end = start + math.prod(shape) * dtype.itemsize
-        tensors[name], start = whole[start:end].view(dtype).reshape(shape), end
+        empty = torch.empty(0, dtype=dtype)  # each gets a storage of its own, or pickle would take the whole file
+        tensors[name], start = (empty.set_(whole[start:end]) if end > start else empty).reshape(shape), end
     return tensors
 
 

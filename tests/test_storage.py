@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import pickle
 import resource
 import sys
 from collections import OrderedDict
@@ -56,6 +57,11 @@ def test_any_tree_comes_back_as_it_was(tree: Any) -> None:
 def test_any_tree_comes_back_from_a_file(tmp_path: Path, tree: Any) -> None:
     storage.write(tmp_path / "tree.safetensors", tree)
     assert equal(storage.read(tmp_path / "tree.safetensors"), tree)
+
+
+def test_a_tensor_that_was_read_is_pickled_without_the_rest_of_its_file(tmp_path: Path) -> None:
+    storage.write(tmp_path / "tree.safetensors", [torch.ones(3), torch.ones(100_000)])
+    assert len(pickle.dumps(storage.read(tmp_path / "tree.safetensors")[0])) < 10_000
 
 
 def test_reading_again_and_again_takes_no_memory(tmp_path: Path) -> None:

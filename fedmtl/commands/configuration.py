@@ -249,12 +249,15 @@ def _parts(message: str) -> tuple[str, list[str], str]:
         elif text and not text.startswith(NOISE):
             reasons.append(text)
     # a key may be one of several types, and then each says what it can't make of the value
+    denied = [text for text in reasons if DENIED.search(text)]
     telling = [text for text in dict.fromkeys(reasons) if not text.startswith(OTHER_TYPE)]
     named = [text for text in reasons if re.match(r"Expected a dot import path string: ([A-Z]|\w+\.)", text)]
-    reason = "; ".join(telling or named or reasons)
+    reason = "; ".join(denied[:1] or telling or named or reasons)
     if of := re.search(r" is not accepted\. Got value: Namespace\(class_path='([\w.]+)'.*", reason):
         classes, reason = [of[1]], reason.replace(of[0], " is not accepted")
     reason = re.sub(r"\. Got value: Namespace\(.*", "", reason)  # the parser's own words for what the file has
+    if denied:  # it names the class
+        classes = []
     for pattern, plain in PLAIN.items():
         reason = re.sub(pattern, plain, reason)
     return ".".join(keys), classes, DENIED.sub(lambda match: refusal(match[1]), reason)

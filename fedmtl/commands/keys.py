@@ -82,7 +82,8 @@ def parameters(owner: type) -> dict[str, Any]:
 def bases(annotation: Any) -> Iterator[type]:
     """The classes that an annotation speaks of; of a callable, what it returns."""
     if get_origin(annotation) is collections.abc.Callable:
-        yield from bases(get_args(annotation)[1])
+        for returned in get_args(annotation)[-1:]:  # a bare one says nothing
+            yield from bases(returned)
     elif isinstance(annotation, type) and not get_args(annotation):
         if annotation.__module__.startswith(("fedmtl", *PUBLIC)):
             yield annotation

@@ -123,7 +123,7 @@ class Names:
 
     def __call__(self, below: Path) -> str:
         """A name made of a picture's path below the folder that was named: ``a/b.png`` becomes ``a__b``."""
-        plain = "__".join(below.with_suffix("").parts)
+        plain = "__".join([*below.parent.parts, below.stem])
         base = re.sub(r"[^\w.+ -]", "_", plain)[-LONGEST_NAME:].strip(" .") or "picture"
         name, number = base, 1
         while name.casefold() in self._taken:

@@ -35,7 +35,7 @@ def test_a_small_version_from_runs_to_tables(table: Any, tmp_path: Path) -> None
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "methods.json").read_text())
-    assert list(results["rows"]) == ["Local (no federation)", "FedDEA", "SCAFFOLD + DEA", "FedDEA, ρ = 0.5"]
+    assert list(results["rows"]) == ["Local (no federation)", "SCAFFOLD", "FedDEA", "SCAFFOLD + DEA", "FedDEA, ρ = 0.5"]
     assert results["rows"]["SCAFFOLD + DEA"]["configs"][1:] == ["methods/scaffold.yaml", "methods/dea.yaml"]
     rate = results["rows"]["FedDEA"]["rate"]
     assert results["rows"]["FedDEA, ρ = 0.5"]["rate"] == rate

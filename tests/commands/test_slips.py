@@ -62,6 +62,7 @@ def test_a_topic_has_all_classes_of_its_key(told: Told, topic: str, key: str) ->
 
     rows = [line.split("\t") for line in told("list", topic)[1]]
     taken = {path for one in all_keys() if one.path == key for path in one.classes}
+    taken = {path for path in taken if path.startswith(("fedmtl.", "torch.", "timm."))}  # other tests make some
     assert taken <= {row[0] for row in rows}
     assert {row[1] for row in rows} == {key}
     assert all(row[2] for row in rows)

@@ -22,7 +22,7 @@ from fedmtl.cli import main
 
 from .comparing import same
 from .conftest import TINY
-from .test_wandb import records
+from .test_tracking_wandb import records
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 RANKS = ("--fabric.devices", "2")

@@ -68,7 +68,7 @@ def change(path: Path, **changes: object) -> None:
     ("changes", "message"),
     [
         ({"class_path": "os.system"}, "os.system is of no trusted module"),
-        ({"class_path": "fedmtl.storage.os"}, "no complete subclass"),
+        ({"class_path": "fedmtl.atomic.os"}, "no complete subclass"),
         ({"class_path": "fedmtl.prediction.heads.importlib.import_module"}, "can't be imported"),
         ({"class_path": "fedmtl.tasks.Task"}, "no complete subclass"),
         ({"class_path": 3}, "not the heads.json"),

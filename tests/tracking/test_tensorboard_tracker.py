@@ -93,6 +93,6 @@ def test_without_the_package_one_line_says_what_to_install(info: RunInfo, monkey
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(UserError, match=r'pip install "fedmtl\[tensorboard\]"') as caught:
+    with pytest.raises(UserError, match=r'pip install -e ".\[tensorboard\]"') as caught:
         TensorBoard().start(info)
     assert "\n" not in str(caught.value)
