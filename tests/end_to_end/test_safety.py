@@ -170,7 +170,7 @@ def test_ones_own_configuration_may_name_anything_and_limits_can_be_widened(
 def test_a_base_file_is_limited_too(fedmtl: Callable[..., Any], mark: Path) -> None:
     Path("base.yaml").write_text(f"config: {EXPERIMENTS / 'scenes_dea.yaml'}\ndata: {{class_path: evil.Pictures}}\n")
     Path("top.yaml").write_text("config: base.yaml\nrounds: 1\n")
-    refused(fedmtl("fit", *LIMIT, "--config", "top.yaml"), "data: evil.Pictures: evil.Pictures is of no trusted module")
+    refused(fedmtl("fit", *LIMIT, "--config", "top.yaml"), "data: evil.Pictures is of no trusted module")
     for command in ("check", "preview", "federation"):
         refused(fedmtl("data", command, "--config", "top.yaml", *LIMIT), "evil.Pictures is of no trusted module")
     assert not mark.exists()
@@ -361,7 +361,7 @@ def test_a_run_that_names_a_strangers_class_is_not_evaluated_unless_it_is_truste
     assert not mark.exists()
     saved["data"]["class_path"] = "evil.Pictures"
     (run / "config.yaml").write_text(yaml.safe_dump(saved))
-    refused(fedmtl("evaluate", run, *LIMIT), "data: evil.Pictures: evil.Pictures is of no trusted module")
+    refused(fedmtl("evaluate", run, *LIMIT), "data: evil.Pictures is of no trusted module")
     assert not mark.exists()
     result = fedmtl("evaluate", run, "--trusted-modules", "evil")
     assert result.code == 0, result.error
