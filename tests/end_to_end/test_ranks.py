@@ -22,7 +22,7 @@ from fedmtl.cli import main
 
 from .comparing import same
 from .conftest import TINY
-from .test_tracking_wandb import records
+from .test_tracking_wandb import inspected
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 RANKS = ("--fabric.devices", "2")
@@ -171,7 +171,7 @@ def test_two_ranks_leave_what_one_leaves_and_log_once(
     finished_as_alone(place, "two", rows)
     assert out.count("everything of this run is in") == 1
     assert "and 1 more" in out
-    logged = [record["history"]["item"] for record in records(place.run("two")) if record["type"] == "history"]
+    logged = [record["history"]["item"] for record in inspected(place.run("two")) if record["type"] == "history"]
     assert [item["round"] for item in logged if "bytes/up" in item] == list(range(1, ROUNDS + 1))
     assert len(list(place.folder.rglob("offline-run-*"))) == 1
     told = [fedmtl("evaluate", place.run(name), "--trusted-modules", "incident") for name in ("one", "two")]

@@ -38,13 +38,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory, cache: None) -> Iterator[Path
         yield folder
 
 
-@pytest.fixture(scope="module")
-def records(runs: Path) -> Records:
-    """The records of the run's only .wandb file."""
-    (file,) = runs.glob("dea_s7/wandb/offline-run-*/*.wandb")
+def inspected(run: Path) -> Records:
+    """The records of a run's only .wandb file."""
+    (file,) = run.glob("wandb/offline-run-*/*.wandb")
     wandb = Path(sys.executable).parent / "wandb"
     done = subprocess.run([wandb, "leet", "inspect", "--json", file], capture_output=True, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def records(runs: Path) -> Records:
+    return inspected(runs / "dea_s7")
 
 
 @pytest.fixture(scope="module")

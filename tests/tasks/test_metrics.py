@@ -307,7 +307,7 @@ def test_an_argument_that_is_not_one_is_refused_at_once(make, message: str) -> N
 
 
 WORKER = """
-import json, pickle, sys
+import json, os, pickle, sys
 import torch
 rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
@@ -318,7 +318,9 @@ for name, (metric, output, target) in pickle.load(open(f"{folder}/cases", "rb"))
         metric.update(output[i : i + 1], target[i : i + 1])
     numbers[name] = {key: float(value) for key, value in metric.compute().items()}
 torch.distributed.destroy_process_group()
-json.dump(numbers, open(f"{folder}/numbers{rank}", "w"))
+with open(f"{folder}/numbers{rank}", "w") as file:
+    json.dump(numbers, file)
+os._exit(0)  # gloo's threads may abort a process that ends slowly
 """
 
 
