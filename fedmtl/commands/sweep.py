@@ -1,13 +1,17 @@
 """`fedmtl sweep`: many runs from one file in W&B's sweep format, here and without an account."""
 
+import json
 import shlex
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from operator import methodcaller
 from pathlib import Path
 
 from rich.console import Console
 
+from fedmtl import atomic
+from fedmtl.commands.words import say
 from fedmtl.errors import UserError
 from fedmtl.sweeps import command, definition, jobs, names
 from fedmtl.sweeps.definition import Setting, Sweep
@@ -52,17 +56,15 @@ def main(arguments: list[str]) -> None:
     planned = plan(sweep, settings, folder, extra)
     console = Console()
     for line in sweep.ignored:
-        _say(console, f"note: {line}")
+        say(console, f"note: {line}")
     if own.dry_run:
         for job in planned:
-            _say(console, shlex.join(["fedmtl", *job.words[3:]] if job.words[0] == sys.executable else job.words))
+            say(console, shlex.join(["fedmtl", *job.words[3:]] if job.words[0] == sys.executable else job.words))
         return
-    _make(folder)
-    for job in planned:
-        job.check()
+    prepare(folder, planned, settings)
     slots = own.gpus.split(",") if own.gpus else [None] * own.jobs
     done = sum(job.done for job in planned)
-    _say(console, f"{sweep.name}: {len(planned)} runs in {folder}, {done} of them done before")
+    say(console, f"{sweep.name}: {len(planned)} runs in {folder}, {done} of them done before")
     ends: dict[str, str] = {job.name: "done" for job in planned if job.done}
     written = False
     try:
@@ -73,6 +75,11 @@ def main(arguments: list[str]) -> None:
         raise SystemExit(1)
     if "stopped" in ends.values():
         raise SystemExit(jobs.STOPPED)
+
+
+def arguments_file(log: Path) -> Path:
+    """The file of a run's parameters, for a command that asks for one by ``${args_json_file}``."""
+    return log.with_suffix(".args")
 
 
 def plan(sweep: Sweep, settings: Sequence[Setting], folder: Path, extra: Sequence[str]) -> list[Job]:
@@ -88,7 +95,7 @@ def plan(sweep: Sweep, settings: Sequence[Setting], folder: Path, extra: Sequenc
     planned = []
     for name, setting in zip(names.run_names(sweep, settings), settings, strict=True):
         log = folder / "logs" / f"{name}.log"
-        given = [*command.fill(sweep, setting, log.with_suffix(".args")), *extra]
+        given = [*command.fill(sweep, setting, arguments_file(log)), *extra]
         fits = command.runs_fit(given)
         place = [f"--out={folder}", f"--name={name}", "--resume=auto"] if fits else []
         planned.append(Job(name, command.started([*given, *place], trusted), given, fits, folder / name, log))
@@ -105,12 +112,13 @@ class Progress:
         """Hears of a job."""
         if what in ("started", "elsewhere"):
             text = "is at work elsewhere" if what == "elsewhere" else "goes on" if job.folder.exists() else "starts"
-            _say(self.console, f"{job.name} {text}")
+            say(self.console, f"{job.name} {text}")
             return
         self.ends[job.name] = what
-        _say(self.console, f"{job.name} {what} after {_time(seconds)}  ({len(self.ends)}/{self.count})")
+        say(self.console, f"{job.name} {what} after {_time(seconds)}  ({len(self.ends)}/{self.count})")
         if what == "failed":
-            _say(self.console, f"  {why}\n  all of it: {job.log}")
+            say(self.console, f"  {why}")
+            say(self.console, f"  all of it: {job.log}")
 
 
 def sum_up(
@@ -134,8 +142,7 @@ def sum_up(
     console.print(summary.table(result))
     if result.metric is None:
         some = sorted({key for row in rows for key in row.metrics if key.startswith(("val/", "best/"))})
-        _say(console, f"{result.title}; there is {', '.join(some)}")
-    from fedmtl import atomic
+        say(console, f"{result.title}; there is {', '.join(some)}")
     from fedmtl.sweeps import plot
 
     files = [folder / "sweep.csv"]
@@ -143,22 +150,27 @@ def sum_up(
         atomic.replace(files[0], lambda file: file.write(summary.as_csv(result).encode()))
         files += plot.draw(result, folder / "sweep")
     except OSError as error:  # the runs are done, and the same command sums them up again
-        _say(console, f"warning: {error.filename2 or error.filename or folder}: {error.strerror or error}")
+        say(console, f"warning: {error.filename2 or error.filename or folder}: {error.strerror or error}")
         return False
-    _say(console, f"in {', '.join(map(str, files))}")
+    say(console, f"in {', '.join(map(str, files))}")
     return True
 
 
-def _make(folder: Path) -> None:
-    """Makes the sweep's folder, with that of its logs.
+def prepare(folder: Path, planned: Sequence[Job], settings: Sequence[Setting]) -> None:
+    """Makes the sweep's folder, with that of its logs and the files that its commands ask for.
 
     Raises:
-        UserError: it can't be made, or is a run's.
+        UserError: it can't be made, is a run's, or holds what another sweep began.
     """
     try:
         if (folder / "config.yaml").exists():
             raise UserError(f"{folder} is the folder of a run; give the sweep another --name")
         (folder / "logs").mkdir(parents=True, exist_ok=True)
+        for job, setting in zip(planned, settings, strict=True):
+            job.check()
+            asked = arguments_file(job.log)
+            if str(asked) in job.words:
+                atomic.replace(asked, methodcaller("write", json.dumps(command.arguments(setting)).encode()))
     except OSError as error:
         raise UserError(
             f"--out: {folder} can't be made ({error.strerror or error}); name a folder that you can write to"
@@ -174,10 +186,6 @@ def _parse(words: list[str]) -> Namespace:
     if own.gpus is not None and not all(part.strip() for part in own.gpus.split(",")):
         raise UserError(f"--gpus takes numbers such as 0,1, not {own.gpus!r}")
     return own
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _time(seconds: float) -> str:

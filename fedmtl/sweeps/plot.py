@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import matplotlib
-
-matplotlib.use("Agg")
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -37,7 +35,7 @@ def draw(summary: Summary, path: Path) -> list[Path]:
     varied = [p for p in summary.sweep.varied if p.path != SEED]
     if summary.metric is None or not summary.groups or not varied:
         return []
-    with matplotlib.rc_context(
+    with rc_context(
         {"svg.hashsalt": "fedmtl", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
     ):
         figure = _panels(summary, varied) if summary.sweep.method == "random" else _grid(summary, varied)

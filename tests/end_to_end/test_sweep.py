@@ -146,6 +146,14 @@ def test_mistakes(fedmtl: Any, sweep: Any, runs: Path, words: list[str], content
     assert not runs.exists()
 
 
+def test_a_command_may_read_its_parameters_from_a_file(fedmtl: Any, sweep: Any, runs: Path) -> None:
+    code = "import json, sys; print('got', json.load(open(sys.argv[1]))['upload.rho'])"
+    result = fedmtl(*sweep(command=[sys.executable, "-c", code, "${args_json_file}"]))
+    assert result.code == 0, result.out
+    logs = [(runs / "small" / "logs" / f"rho_{rho}.log").read_text() for rho in (1, 0.3)]
+    assert ["got 1.0" in logs[0], "got 0.3" in logs[1]] == [True, True]
+
+
 def test_trust_is_handed_on(fedmtl: Any, sweep: Any) -> None:
     out = fedmtl("--trusted-modules", "mine", *sweep("--dry-run")).out
     assert "fedmtl fit --trusted-modules fedmtl,torch.optim,timm.scheduler,mine --config=" in out
