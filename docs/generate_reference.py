@@ -16,10 +16,9 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import jsonargparse
 import torch
@@ -224,34 +223,7 @@ def commands(names: dict[str, str], package: str, words: str) -> Iterator[str]:
         if module is data_command:
             yield from commands(data_command.COMMANDS, data_command.__name__, "fedmtl data")
         else:
-            yield options(parser_of(module))
-
-
-def parser_of(module: types.ModuleType) -> argparse.ArgumentParser:
-    """A subcommand's parser, made or caught when it is about to read words."""
-    make: Callable[[], argparse.ArgumentParser] | None = getattr(module, "parser", None)
-    return make() if callable(make) else caught(module)
-
-
-class Caught(Exception):
-    """Carries a parser."""
-
-
-def caught(module: types.ModuleType) -> argparse.ArgumentParser:
-    """The parser that a subcommand's main makes."""
-
-    def stop(self: argparse.ArgumentParser, *_: object, **__: object) -> None:
-        raise Caught(self)
-
-    with contextlib.ExitStack() as stack:
-        for kind_of in (argparse.ArgumentParser, jsonargparse.ArgumentParser):
-            for method in ("parse_args", "parse_known_args"):
-                stack.enter_context(patch.object(kind_of, method, stop))
-        try:
-            module.main([])
-        except Caught as error:
-            return error.args[0]
-    raise ValueError(f"{module.__name__} makes no parser")
+            yield options(module.parser())
 
 
 def options(parser: argparse.ArgumentParser) -> str:

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import yaml
+from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
@@ -23,34 +24,40 @@ from fedmtl.tracking import RunDirectory, RunInfo, Tracker
 from fedmtl.tracking.display import Display, Member, Shows, choose, federation_table, messages, results_table
 
 
-def main(arguments: list[str]) -> None:
-    """Parses the command line and runs the experiment."""
-    parser = experiment_parser("fit", __doc__)
-    parser.add_argument(
+def parser() -> ArgumentParser:
+    """The command's words: the keys of an experiment, and how to run it."""
+    made = experiment_parser("fit", __doc__)
+    made.add_argument(
         "--resume",
         type=Literal["never", "auto"],
         default="never",
         help="auto goes on from the run's last checkpoint, or starts it if there is none",
     )
-    parser.add_argument(
+    made.add_argument(
         "--display",
         type=Literal["auto", "live", "plain", "quiet"],
         default="auto",
         help="live in a terminal, plain lines of a log, or quiet: errors and the last line only",
     )
-    parser.add_argument(
+    made.add_argument(
         "--quiet", dest="display", action="store_const", const="quiet", default="auto", help="as --display quiet"
     )
+    return made
+
+
+def main(arguments: list[str]) -> None:
+    """Parses the command line and runs the experiment."""
+    own = parser()
     words = ["--help" if word == "--help-all" else word for word in arguments]
     try:
-        config = parse(parser, words)
+        config = parse(own, words)
     except UserError as error:
         if "arguments are required" in str(error) and not any(word.startswith("--config") for word in words):
             advice = "give --config FILE; `fedmtl list experiments` has some, `fedmtl init` makes one"
             raise UserError(f"{error}; {advice}") from error
         raise
     config.name += agents_run()
-    settings = to_dict(parser, config)
+    settings = to_dict(own, config)
     directory = RunDirectory(config.out, config.name)
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # by torchrun, after a process died
     resume = config.resume == "auto" or (restarted and directory.job == os.environ["TORCHELASTIC_RUN_ID"])
@@ -67,7 +74,7 @@ def main(arguments: list[str]) -> None:
         round = ranks.share(saved["round"] if saved else None)
         if round is not None and not leads:
             saved = Checkpoints(directory.checkpoints).load(round)
-        experiment = instantiate(parser, config, restored=saved is not None)
+        experiment = instantiate(own, config, restored=saved is not None)
         fit(experiment, directory, settings, saved, console, shows)
 
 

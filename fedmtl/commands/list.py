@@ -79,6 +79,7 @@ def show(columns: Row, rows: list[Row]) -> None:
     """Prints a table; a line a row, separated by tabs, where no terminal reads."""
     from rich import box
     from rich.console import Console
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
@@ -86,9 +87,14 @@ def show(columns: Row, rows: list[Row]) -> None:
     if not console.is_terminal:
         write("".join("\t".join(row) + "\n" for row in rows))
         return
+    if max(len(row[0]) for row in rows) > console.width // 2:  # beside such names there is no room for a text
+        for name, *rest in rows:
+            console.print(Text(name, style="bold"), soft_wrap=True)
+            console.print(Padding(Text("  ".join(filter(None, rest))), (0, 0, 0, 4)))
+        return
     table = Table(box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=i == 0 and console.width >= 100)
+        table.add_column(column, overflow="fold", no_wrap=i == 0)
     for row in rows:
         table.add_row(Text(row[0], style="bold"), *map(Text, row[1:]))
     console.print(table)

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning import Fabric
@@ -225,21 +224,25 @@ class InProcess:
         # for dropout and drop path; torch's own function prepares all kinds of devices, which takes a while
         generator = torch.default_generator if self.fabric.device.type == "cpu" else torch
         generator.manual_seed(derive_seed(self.seed, "train", client.name, round, *part))
-        fit = partial(
-            self.local.fit,
-            self.fabric,
-            resident.wrapped,
-            run,
-            round=round,
-            rounds=self.rounds,
-            optimizer_states=before.optimizer,
-            on_step=step,
-            combine=team.combine if team else None,
-        )
+
+        def fit(*, personal: bool) -> tuple[dict[str, float], dict[str, Any]]:
+            found = self.local.fit(
+                self.fabric,
+                resident.wrapped,
+                run,
+                [(phase, epochs) for phase, epochs in plan if phase.personal == personal],
+                round=round,
+                rounds=self.rounds,
+                optimizer_states=before.optimizer,
+                on_step=step,
+                combine=team.combine if team else None,
+            )
+            if team:
+                team.mean(buffer for name in client.parts for buffer in run.parts[name].buffers.values())
+            return found
+
         resident.load(start)
-        losses, optimizers = fit([(phase, epochs) for phase, epochs in plan if not phase.personal])
-        if team:
-            team.mean(buffer for name in client.parts for buffer in run.parts[name].buffers.values())
+        losses, optimizers = fit(personal=False)
         deltas = {name: resident.update(name, start[name]) for name in client.parts if name in run.shared}
         buffers = {
             name: {key: buffer.clone() for key, buffer in resident.sent_buffers(name).items()} for name in deltas
@@ -258,11 +261,9 @@ class InProcess:
         )
         if any(phase.personal for phase, _ in plan):
             resident.load(before.own or start)
-            found, more = fit([(phase, epochs) for phase, epochs in plan if phase.personal])
+            found, more = fit(personal=True)
             losses |= {f"personal_{name}": value for name, value in found.items()}
             optimizers |= more
-            if team:
-                team.mean(buffer for name in client.parts for buffer in run.parts[name].buffers.values())
             kept.own = {name: run.parts[name].read() for name in client.parts}
         if team:
             means = torch.tensor(list(losses.values()), device=self.fabric.device)
