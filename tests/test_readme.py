@@ -23,9 +23,7 @@ def test_make_targets_exist(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize(
-    "command", [command for command in COMMANDS if command.startswith("fedmtl fit") and "mine." not in command]
-)
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("fedmtl fit")])
 def test_fit_commands_parse(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     parser = experiment_parser("fit", None)
