@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,6 +51,10 @@ def test_runs_from_start_to_end(
     name: str, runner: ModuleType, tmp_path: Path, tmp_path_factory: Any, monkeypatch: Any
 ) -> None:
     monkeypatch.setenv("FEDMTL_CACHE", str(tmp_path_factory.getbasetemp() / "notebooks_cache"))
+    profile = tmp_path_factory.mktemp("ipython")
+    (profile / "profile_default" / "startup").mkdir(parents=True)
+    shutil.copy(Path(__file__).with_name("notebook_startup.py"), profile / "profile_default" / "startup")
+    monkeypatch.setenv("IPYTHONDIR", str(profile))
     path = FOLDER / f"{name}.ipynb"
     before = path.read_bytes()
     notebook = runner.execute(path, tmp_path, TINY[name], timeout=200)

@@ -15,6 +15,8 @@ from fedmtl.checkpoint import Checkpoints
 from fedmtl.cli import main
 from fedmtl.client_state import file_name
 
+from .processes import Process, Starter
+
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 TINY: dict[str, Any] = {
@@ -94,6 +96,28 @@ def fit(fedmtl: Callable[..., Result], tiny: Path) -> Callable[..., Result]:
         )
 
     return call
+
+
+@pytest.fixture(scope="session")
+def starter(cache: None) -> Iterator[Starter]:
+    """What starts processes without seconds of imports."""
+    starter = Starter()
+    yield starter
+    starter.close()
+
+
+@pytest.fixture
+def spawn(starter: Starter) -> Iterator[Callable[..., Process]]:
+    """``spawn("fit", *words, log=path)`` runs a command in a process of its own; none outlives its test."""
+    begun: list[Process] = []
+
+    def call(*words: str | Path, log: Path, first: str = "") -> Process:
+        begun.append(starter.start([str(word) for word in words], log, first))
+        return begun[-1]
+
+    yield call
+    for process in begun:
+        process.kill()
 
 
 def _rows(run: Path) -> list[dict[str, Any]]:

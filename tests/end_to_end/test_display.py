@@ -6,7 +6,6 @@ import os
 import pty
 import re
 import struct
-import subprocess
 import sys
 import termios
 from collections.abc import Callable
@@ -87,19 +86,24 @@ def test_only_known_displays(fit: Callable[..., Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="opens a terminal of its own")
 @pytest.mark.parametrize(("width", "height"), [(60, 15), (160, 50)])
-def test_a_terminal_shows_the_run_live(tiny: Path, tmp_path: Path, width: int, height: int) -> None:
+def test_a_terminal_shows_the_run_live(
+    spawn: Callable[..., Any], tiny: Path, tmp_path: Path, width: int, height: int
+) -> None:
     outer, inner = pty.openpty()
     fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
-    hidden = ("CI", "NO_COLOR", "COLUMNS", "LINES")
-    environment = {key: value for key, value in os.environ.items() if key not in hidden} | {"TERM": "xterm-256color"}
-    command = [sys.executable, "-m", "fedmtl", "fit", "--config", EXPERIMENTS / "scenes_dea.yaml", "--config", tiny]
-    command += ["--tracker", "null", "--name", "a"]
-    with subprocess.Popen(list(map(str, command)), stdin=inner, stdout=inner, stderr=inner, env=environment) as process:
-        os.close(inner)
-        said = b""
-        while block := _read(outer):
-            said += block
-        assert process.wait() == 0
+    # before the command, in its process: what would have it take the terminal for another
+    first = """
+for name in ("CI", "NO_COLOR", "COLUMNS", "LINES"):
+    os.environ.pop(name, None)
+os.environ["TERM"] = "xterm-256color"
+"""
+    words = ["--config", EXPERIMENTS / "scenes_dea.yaml", "--config", tiny, "--tracker", "null", "--name", "a"]
+    process = spawn("fit", *words, log=Path(os.ttyname(inner)), first=first)
+    said = os.read(outer, 1)  # so it has opened its end
+    os.close(inner)
+    while block := _read(outer):
+        said += block
+    assert process.wait() == 0
     os.close(outer)
     text = said.decode()
     views = re.findall(r"round \d/2", text)

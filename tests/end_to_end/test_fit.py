@@ -1,11 +1,8 @@
 """Whole runs through the command line: what they leave behind, and that they repeat."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -221,31 +218,28 @@ def test_a_client_that_diverges_is_left_out_and_named(
 @pytest.mark.parametrize("moment", ["in the first round", "in mid-round", "between rounds"])
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_end(
-    fit: Callable[..., Any], tiny: Path, tmp_path: Path, rows: Rows, moment: str
+    fit: Callable[..., Any], spawn: Callable[..., Any], tiny: Path, tmp_path: Path, rows: Rows, moment: str
 ) -> None:
     words = ["--local.optimizer.lr", "0.01", "--rounds", "6"]
     experiment = "scenes_local" if moment == "between rounds" else "scenes_dea"
     assert fit(experiment, *words, "--name", "whole").code == 0
 
-    command = [sys.executable, "-m", "fedmtl", "fit", "--config", EXPERIMENTS / f"{experiment}.yaml", "--config", tiny]
-    command += ["--tracker", "null", *words, "--name", "killed", "--resume", "auto"]
-    run = tmp_path / "runs" / "killed"
-    process = subprocess.Popen(
-        list(map(str, command)), env={**os.environ, "PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE
-    )
-    assert process.stdout is not None
+    files = ["--config", EXPERIMENTS / f"{experiment}.yaml", "--config", tiny, "--tracker", "null"]
+    run, log = tmp_path / "runs" / "killed", tmp_path / "log"
+    process = spawn("fit", *files, *words, "--name", "killed", "--resume", "auto", log=log)
     awaited = {
-        "in the first round": b"epochs and steps: of a round",
-        "in mid-round": b"round 2/6",
-        "between rounds": b"round 3/6",
+        "in the first round": "epochs and steps: of a round",
+        "in mid-round": "round 2/6",
+        "between rounds": "round 3/6",
     }[moment]
-    for line in process.stdout:
-        if awaited in line:
-            break
+    deadline = time.monotonic() + 60
+    while not log.exists() or awaited not in log.read_text():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.005)
     if moment != "between rounds":
         time.sleep(0.1)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     before = len((run / "metrics.jsonl").read_text().splitlines()) if (run / "metrics.jsonl").exists() else 0
     assert before < 6
 

@@ -32,14 +32,19 @@ ROUNDS, INCIDENT = 4, 3  # all, and the one in which it happens
 PLUGIN = f"""
 import os
 import signal
+import time
+from pathlib import Path
 from fedmtl.aggregation import UploadTransform
 
 class Incident(UploadTransform):
     def __call__(self, update, sending):
         import torch.distributed as dist
-        what, _, rank = os.environ.get("INCIDENT", "").partition(" ")
+        what, rank, *run = os.environ.get("INCIDENT", "").split() or ("", "")
         first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
         if what and first and sending.round == {INCIDENT} and dist.get_rank() == int(rank):
+            for name in run:  # once it has written its part of the last checkpoint
+                while not Path("runs", name, "checkpoints", "round_{INCIDENT - 1:06d}.ckpt").exists():
+                    time.sleep(0.01)
             who = 0 if what == "stop_all" else os.getpid()
             (os.killpg if who == 0 else os.kill)(who, signal.SIGKILL if what == "kill" else signal.SIGTERM)
         return update
@@ -184,7 +189,7 @@ def test_two_ranks_leave_what_one_leaves_and_log_once(
 def test_torchrun_goes_on_after_a_rank_was_killed(place: Place, rows: Rows) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
     starter = [*torchrun, "-m", "fedmtl"]
-    code, out, error = finish(start(place.command("killed", starter=starter), place, "kill 1"))
+    code, out, error = finish(start(place.command("killed", starter=starter), place, "kill 1 killed"))
     assert code == 0, error
     assert "going on with" in out
     assert f"after round {INCIDENT - 1}" in out
@@ -194,7 +199,7 @@ def test_torchrun_goes_on_after_a_rank_was_killed(place: Place, rows: Rows) -> N
 @linux
 @pytest.mark.slow
 def test_a_rank_that_dies_ends_the_job(place: Place) -> None:
-    code, _, error = finish(start(place.command("dead", *RANKS), place, "kill 1"))
+    code, _, error = finish(start(place.command("dead", *RANKS), place, "kill 1 dead"))
     assert code == 2, error
     (line,) = [line for line in error.splitlines() if line.startswith("fedmtl fit: error")]
     assert "another process of the job has ended" in line

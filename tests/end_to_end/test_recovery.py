@@ -5,12 +5,9 @@ import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ from fedmtl.engine import InProcess
 from fedmtl.tasks import Depth
 
 from .comparing import same
+from .processes import Process
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 ON_DISK = ["--states", "disk", "--share", "encoder", "--local.algorithm", "Ditto"]  # personal heads, and models
@@ -51,55 +49,16 @@ def signalled(name: str) -> Callable[[], None]:
 # --- killed --------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Process:
-    """A command that runs by itself."""
-
-    starter: subprocess.Popen[str]
-    id: int
-    log: Path
-
-    def wait(self) -> int:
-        return int(ask(self.starter, wait=self.id))
-
-
-def ask(starter: subprocess.Popen[str], **order: Any) -> str:
-    assert starter.stdin is not None
-    assert starter.stdout is not None
-    print(json.dumps(order), file=starter.stdin, flush=True)
-    return starter.stdout.readline()
-
-
-@pytest.fixture(scope="module")
-def starter(cache: None) -> Iterator[subprocess.Popen[str]]:
-    """The process that forks one for each command."""
-    script = Path(__file__).with_name("starter.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    with subprocess.Popen(
-        [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        yield process
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait(60)
-
-
 @pytest.fixture
-def start(starter: subprocess.Popen[str], go: Any, tiny: Path, tmp_path: Path) -> Iterator[Callable[..., Process]]:
+def start(spawn: Any, go: Any, tiny: Path, tmp_path: Path) -> Callable[..., Process]:
     """``start("a", *words)`` begins a run as `go` does, in a process and process group of its own."""
-    begun: list[int] = []
 
     def call(name: str, *words: str, first: str = "") -> Process:
-        files = ["--config", str(EXPERIMENTS / "scenes_fedavg.yaml"), "--config", str(tiny), "--tracker", "null"]
-        log = tmp_path / f"{name}.log"
-        id = int(ask(starter, words=["fit", *files, "--name", name, *words], log=str(log), first=first))
-        begun.append(id)
-        return Process(starter, id, log)
+        files = ["--config", EXPERIMENTS / "scenes_fedavg.yaml", "--config", tiny, "--tracker", "null"]
+        process: Process = spawn("fit", *files, "--name", name, *words, log=tmp_path / f"{name}.log", first=first)
+        return process
 
-    yield call
-    for id in begun:  # none outlives its test
-        with suppress(ProcessLookupError):
-            os.killpg(id, signal.SIGKILL)
+    return call
 
 
 def partial_files(run: Path) -> set[tuple[str, int]]:
@@ -154,7 +113,7 @@ def test_a_run_that_is_killed_many_times_ends_like_one_that_is_not(
         else:
             await_moment(killed, process, files=int(rng.integers(1, 7)))
             time.sleep(rng.uniform(0, 0.02))
-        os.killpg(process.id, signal.SIGKILL)
+        process.kill()
         assert process.wait() == -signal.SIGKILL, process.log.read_text()
         saving += any(".ckpt" in name or ".safetensors" in name for name, _ in partial_files(killed))
         reached.append(newest(killed))
