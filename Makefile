@@ -12,10 +12,10 @@ help:  ## list the targets
 
 setup: $(READY)  ## make .venv with the package and its development tools
 
-# uv installs several times faster than pip; where it can't be had, pip does
+# uv installs several times faster than pip, which stands in where it can't be had; compiled, as pip does by itself
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet uv && VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet -e ".[dev]" \
+	$(BIN)/python -m pip install --quiet uv && VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --compile-bytecode -e ".[dev]" \
 		|| $(BIN)/python -m pip install --quiet -e ".[dev]"
 	touch $@
 

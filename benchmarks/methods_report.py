@@ -70,7 +70,7 @@ def bounds(rows: Results) -> str:
     """Bounds, with every task's metric."""
     body = []
     tasks = list(next(iter(rows[LOCAL]["seeds"].values()))["metrics"])
-    for name in (LOCAL, FEDAVG, DEA, "Central, a model a task", "Central, one model"):
+    for name in (LOCAL, FEDAVG, DEA, "Central, one model per task", "Central, one model"):
         if name in rows:
             runs = [run["metrics"] for run in rows[name]["seeds"].values() if run["metrics"]]
             means = [f"{sum(run[task] for run in runs) / len(runs):.3g}" if runs else "failed" for task in tasks]

@@ -79,7 +79,7 @@ METHODS: dict[str, Row] = {
     LOCAL: Row(("local",)),
     **{name: Row(files) for name, files in SENDING.items()},
     "DARE": Row(("dare",)),
-    "Central, a model a task": Row(("central_single",)),
+    "Central, one model per task": Row(("central_single",)),
     "Central, one model": Row(words=("--clients", json.dumps([{"tasks": ["semseg", "depth", "normals", "saliency"]}]))),
 }
 WITH_DEA: dict[str, Row] = {

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0; 1 where `data check` or `doctor` has found something, a run of a sweep failed, or `predict` or
         `export` could not do all; 2 for a mistake that the user can mend; 75 when a signal has stopped a run that can
-        be gone on with; 130 when interrupted; 141 when who reads the output has gone, as in `| head`.
+        be resumed; 130 when interrupted; 141 when who reads the output has gone, as in `| head`.
     """
     try:
         try:

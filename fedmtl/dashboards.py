@@ -54,7 +54,7 @@ def workspace(entity: str, project: str, tasks: Mapping[str, str] = TASKS) -> "W
         from wandb_workspaces import expr
         from wandb_workspaces import workspaces as ws
     except ImportError as error:
-        raise UserError('this needs the package wandb-workspaces: pip install "fedmtl[dashboard]"') from error
+        raise UserError('this needs the package wandb-workspaces: pip install -e ".[dashboard]"') from error
     made = {name: list(panels) for name, panels in _sections(tasks)}
     for number, panel in enumerate(panel for panels in made.values() for panel in panels):
         panel._id = f"fedmtl{number:03d}"

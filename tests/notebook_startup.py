@@ -6,12 +6,11 @@ import shlex
 import subprocess
 import warnings
 
-from IPython.core.magic import register_cell_magic
+from IPython import get_ipython
 
 warnings.filterwarnings("ignore", "IProgress not found")  # tqdm's, in kernels without widgets
 
 
-@register_cell_magic
 def bash(line: str, cell: str) -> None:
     """Runs a cell's lines: commands of fedmtl here, others in a shell; variables are set and used."""
     from fedmtl.cli import main
@@ -26,3 +25,7 @@ def bash(line: str, cell: str) -> None:
             os.environ[assigned[1]] = assigned[2]
         elif words:
             subprocess.run(text, shell=True, check=True)
+
+
+if (shell := get_ipython()) is not None:  # else something looks at this file
+    shell.register_magic_function(bash, "cell")

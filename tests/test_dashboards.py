@@ -113,5 +113,5 @@ def test_a_folder_that_is_not_there_or_not_a_run(tmp_path):
 
 def test_without_the_package_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "wandb_workspaces", None)
-    with pytest.raises(UserError, match=r'pip install "fedmtl\[dashboard\]"'):
+    with pytest.raises(UserError, match=r'pip install -e "\.\[dashboard\]"'):
         dashboards.workspace("", "p")

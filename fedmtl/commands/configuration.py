@@ -20,7 +20,7 @@ from fedmtl.errors import UserError
 from fedmtl.experiment import Experiment
 from fedmtl.trust import Trust, of_own_files, refusal
 
-# keys that may change when a run is gone on with: where it lies and how it is watched, not what it computes
+# keys that may change when a run is resumed: where it lies and how it is watched, not what it computes
 FREE_KEYS = re.compile(
     r"(name|out|tracker|states|fabric\.(workers|devices|num_nodes)|checkpoint_every|pictures|data(\.\w+)?\.init_args\.(root|cache))(\..*)?"
 )

@@ -8,7 +8,7 @@ from fedmtl.commands.words import say, size
 EPILOG = """DIR gets timm/ (the encoder), torch/model.pt2 and onnx/model.onnx (the whole model), and README.md, a model
 card. Each is compared with the original on test pictures and kept only if it agrees; one that fails leaves nothing
 behind, the others go on, and the exit code is then 1. Of what is in DIR, only an earlier export is ever replaced. ONNX
-needs pip install "fedmtl[onnx]". Neither the run's data nor the network is needed."""
+needs pip install -e ".[onnx]" in the folder of the repository. Neither the run's data nor the network is needed."""
 
 
 def parser() -> ArgumentParser:
@@ -19,8 +19,8 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--formats",
         type=lambda text: text.split(","),
-        default=["timm", "torch", "onnx"],
-        help="default: timm,torch,onnx",
+        metavar="A,B",
+        help="default: timm,torch,onnx, the last where its packages are installed",
     )
     parser.add_argument("--checkpoint", choices=["last", "best"], default="last", help="which checkpoint")
     parser.add_argument("--client", metavar="NAME", help="the model of this client instead of the unified one")
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     from rich.console import Console
 
     from fedmtl.commands.restored import restore_model
-    from fedmtl.export import export
+    from fedmtl.export import FORMATS, available, export
 
     console = Console()
     out = own.out or own.run / "export"
@@ -54,6 +54,9 @@ def main(arguments: list[str]) -> None:
             console,
             f"{one.format}: {out / one.format}, differs from the original by at most {one.difference:.3g}{takes}",
         )
+    left_out = [] if own.formats else [name for name in FORMATS if name not in available()]
+    for name in left_out:
+        say(console, f'{name}: left out, pip install -e ".[{name}]" in the folder of the repository adds it')
     if any(one.done for one in outcomes):
         say(console, f"model card: {out / 'README.md'}")
     if not all(one.done for one in outcomes):

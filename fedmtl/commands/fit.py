@@ -84,7 +84,7 @@ def agents_run() -> str:
 
 
 def earlier_state(directory: RunDirectory, settings: Mapping[str, Any], *, resume: bool) -> dict[str, Any] | None:
-    """The last checkpoint of a run that is to be gone on with; None for a new run.
+    """The last checkpoint of a run that is to be resumed; None for a new run.
 
     Raises:
         UserError: the folder holds a run and `resume` is not set, or its configuration is another.

@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
 
     Raises:
         SystemExit: with 1 if a run has failed or what they came to can't be written, 75 if one was stopped that can be
-            gone on with.
+            resumed.
     """
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     own, extra = _parse(arguments[:cut]), arguments[cut + 1 :]

@@ -1,5 +1,6 @@
 """The folder of an export: each format in a folder of its own, kept if it agrees with the original; a model card."""
 
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from fedmtl.prediction import Predictor
 from fedmtl.prediction.folders import replacing
 
 FORMATS = ("timm", "torch", "onnx")
+FOR_ONNX = ("onnx", "onnxruntime", "onnxscript")  # packages, an extra of this one
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,13 @@ WRITERS = {
 }
 
 
+def available() -> list[str]:
+    """The formats whose packages are installed."""
+    return [name for name in FORMATS if name != "onnx" or all(map(importlib.util.find_spec, FOR_ONNX))]
+
+
 def export(
-    model: Predictor, out: str | Path, *, formats: Sequence[str] = FORMATS, size: tuple[int, int] | None = None
+    model: Predictor, out: str | Path, *, formats: Sequence[str] | None = None, size: tuple[int, int] | None = None
 ) -> list[Outcome]:
     """Writes a run's model into folders ``timm``, ``torch`` and ``onnx``, and a model card ``README.md``.
 
@@ -45,7 +52,8 @@ def export(
     Args:
         model: the model, on the CPU (``load(run, accelerator="cpu")``).
         out: the folder; it is made.
-        formats: some of ``timm`` (the encoder), ``torch`` and ``onnx`` (the whole model).
+        formats: some of ``timm`` (the encoder), ``torch`` and ``onnx`` (the whole model); if not given, those whose
+            packages are installed.
         size: height and width of the pictures that programs are made for; if not given, those of the run's validation.
 
     Returns:
@@ -55,6 +63,7 @@ def export(
         UserError: there is no such format, the folder can't be written or holds files of other kinds in these places,
             or the run's files are damaged.
     """
+    formats = available() if formats is None else formats
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise UserError(

@@ -90,8 +90,8 @@ def _what(model: Predictor) -> str:
     after = "" if model.round is None else f" after round {model.round} of {model.run.rounds}"
     return (
         f"One model for {len(model.tasks)} dense vision tasks, trained across clients that keep their pictures and "
-        f"labels to themselves: an encoder ({escape(backbone)}, {millions['encoder']:.2f} M parameters) and a head a "
-        f"task ({heads:.2f} M). These are its weights{after}, exported by fedmtl {__version__}."
+        f"labels to themselves: an encoder ({escape(backbone)}, {millions['encoder']:.2f} M parameters) and one head "
+        f"per task ({heads:.2f} M). These are its weights{after}, exported by fedmtl {__version__}."
     )
 
 

@@ -61,7 +61,8 @@ def write_onnx(model: Predictor, folder: Path, size: tuple[int, int]) -> Outcome
         import onnxruntime  # type: ignore[import-untyped]
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UserError(f'{error.name} is not installed; pip install "fedmtl[onnx]"') from error
+        advice = 'pip install -e ".[onnx]" in the folder of the repository'
+        raise UserError(f"{error.name} is not installed; {advice}") from error
     program, free = trace(model.model, size)
     heads = list(model.model.heads)
     with quiet():

@@ -23,7 +23,7 @@ except ImportError:  # Windows, where two sweeps in one folder are not told apar
     fcntl = None  # type: ignore[assignment]
 
 NOT_STARTED = 127  # as a shell says it
-STOPPED = 75  # how a run ends that a signal has stopped and that can be gone on with
+STOPPED = 75  # how a run ends that a signal has stopped and that can be resumed
 AGENTS = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")  # a run here is none of an agent's
 
 
@@ -34,7 +34,7 @@ class Job:
     Attributes:
         name: of the run, one path component.
         words: the command.
-        given: the part of the command that says what is computed; a run is not gone on with by another.
+        given: the part of the command that says what is computed; a run is not resumed by another.
         fits: whether it is a run of `fedmtl fit`, which says itself when it is done.
         folder: the run's folder.
         log: what it prints is added to this file.

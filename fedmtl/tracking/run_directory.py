@@ -1,4 +1,4 @@
-"""A run's own folder: configuration, metrics a line a round, results, checkpoints, figures, the unified model."""
+"""A run's own folder: configuration, metrics by round, results, checkpoints, figures, the unified model."""
 
 import json
 import logging
@@ -126,7 +126,7 @@ class RunDirectory:
         _write(self.unified / "model.safetensors", weights)
 
     def write_federation(self, rows: Sequence[Mapping[str, Any]], *, again: bool) -> None:
-        """Writes federation.json, a row a client; a run that is gone on with (`again`) must have the same.
+        """Writes federation.json, one row per client; a run that is resumed (`again`) must have the same.
 
         Raises:
             UserError: the run began with other clients or other images.

@@ -20,7 +20,7 @@ class TensorBoard(Tracker):
 
     Scalars have the names of metrics.jsonl, pictures are ``pictures/<task>/<n>`` and ``heat_maps/…``, configuration and
     federation are texts, and the table of hyperparameters has the method's short names and the last and best numbers. A
-    run that is gone on with goes on in the same folder; rounds that it does again replace what was there.
+    resumed run goes on in the same folder; rounds that it does again replace what was there.
     """
 
     def start(self, run: RunInfo) -> None:

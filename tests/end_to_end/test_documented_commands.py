@@ -55,7 +55,7 @@ def test_the_readmes_commands_run_in_their_order(
 
 @pytest.mark.slow
 def test_the_tutorial_can_be_followed(fedmtl: Callable[..., Any], tiny: Path, place: Path) -> None:
-    tiny_words = ["--config", str(tiny), "--out", "runs", "--tracker", "null"]
+    tiny_words = ["--config", str(tiny), "--out", "runs/hour", "--tracker", "null"]
 
     def smaller(words: list[str]) -> list[str]:
         if words[0] == "sweep":
@@ -63,7 +63,7 @@ def test_the_tutorial_can_be_followed(fedmtl: Callable[..., Any], tiny: Path, pl
         return tiny_words if words[0] == "fit" else []
 
     assert follow(ROOT / "docs" / "tutorial.md", fedmtl, smaller) >= 10
-    assert {"fedavg_s0", "local_s1", "dea_s1"} <= {path.name for path in (place / "runs").iterdir()}
+    assert {"fedavg_s0", "local_s1", "dea_s1"} <= {path.name for path in (place / "runs" / "hour").iterdir()}
     assert (place / "report.html").stat().st_size > 10_000
 
 

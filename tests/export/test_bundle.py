@@ -1,5 +1,6 @@
 """What others load gives what the model gives; formats come whole or not at all; only exports are ever replaced."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedmtl.errors import UserError
-from fedmtl.export import Outcome, export, programs
+from fedmtl.export import Outcome, bundle, export, programs
 from fedmtl.export.bundle import WRITERS
 from fedmtl.prediction import Predictor
 
@@ -79,6 +80,18 @@ def test_a_format_that_fails_leaves_nothing(
     assert "differs from the original by nan" in str(onnx_.reason)
     assert sorted(p.name for p in out.iterdir()) == ["README.md", "timm"]
     assert "torch.export" not in (out / "README.md").read_text()
+
+
+def test_what_is_not_installed_is_left_out_unless_asked_for(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle, "FOR_ONNX", ("onnx_of_another_world",))
+    for name in ("timm", "torch"):
+        monkeypatch.setitem(WRITERS, name, writes("", name))
+    assert [one.format for one in export(predictor, tmp_path)] == ["timm", "torch"]
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    (asked,) = export(predictor, tmp_path, formats=["onnx"])
+    assert "onnx is not installed" in str(asked.reason)
 
 
 def test_an_earlier_export_is_replaced_or_named(

@@ -42,12 +42,12 @@ class Display:
         steps: local steps of a round.
         primary: the metric of each task.
         console: where to write.
-        shows: ``live`` needs a terminal; ``plain`` is a line a round.
+        shows: ``live`` needs a terminal; ``plain`` is one line per round.
         name: the run's name.
         clients: who takes part.
         baseline: name and primary metrics that Δ compares with, None for none.
         eval_every: rounds between evaluations.
-        earlier: the rows of rounds done before, where the run is gone on with.
+        earlier: the rows of rounds done before, where the run is resumed.
     """
 
     def __init__(
