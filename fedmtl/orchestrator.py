@@ -15,7 +15,7 @@ import safetensors.torch
 from fedmtl.checkpoint import PATIENCE, Checkpoints
 from fedmtl.client import Client
 from fedmtl.data import View
-from fedmtl.delta_m import delta_m, load_baseline, mean, primary_metrics
+from fedmtl.delta_m import complete_mean, delta_m, load_baseline, mean, primary_metrics
 from fedmtl.diagnostics import Diagnostics, WarningSigns
 from fedmtl.engine import Distributed, Report
 from fedmtl.faults import Fault, Faults
@@ -328,7 +328,7 @@ class Orchestrator:
         self.last = {
             "round": round,
             "metrics": metrics,
-            "delta_m": {"mean": mean(changes), "tasks": changes} if changes else None,
+            "delta_m": {"mean": complete_mean(changes, self.primary), "tasks": changes} if changes else None,
             "score": score if math.isfinite(score) else -math.inf,
         }
         improved = self.best is None or self.last["score"] > self.best["score"] or self.best["round"] == round
@@ -382,7 +382,8 @@ def flat(evaluation: Mapping[str, Any] | None) -> dict[str, float]:
     row = {f"val/{task}/{name}": v for task, values in evaluation["metrics"].items() for name, v in values.items()}
     if evaluation["delta_m"]:
         row |= {f"val/{task}/delta": change for task, change in evaluation["delta_m"]["tasks"].items()}
-        row["val/delta_m"] = evaluation["delta_m"]["mean"]
+        if evaluation["delta_m"]["mean"] is not None:
+            row["val/delta_m"] = evaluation["delta_m"]["mean"]
     return row
 
 

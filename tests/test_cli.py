@@ -36,3 +36,13 @@ def test_who_reads_has_gone(buffered: str) -> None:
     started.stdout.close()
     _, error = started.communicate(b"go\n")
     assert (started.returncode, error) == (141, b"")
+
+
+def test_a_pipe_that_lacks_letters() -> None:
+    words = ["list", "methods", "rho"]
+    told = [
+        subprocess.run([*COMMAND, *words], env={"PYTHONIOENCODING": coding}, capture_output=True, check=True).stdout
+        for coding in ("utf-8", "ascii")
+    ]
+    assert "ρ".encode() in told[0]
+    assert told[1].decode("ascii") == told[0].decode().encode("ascii", "replace").decode()

@@ -154,8 +154,10 @@ def _read(path: Path, contents: dict[Path, dict[str, Any]], below: tuple[Path, .
         raise UserError(f"{path}: its config key leads back to itself")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror or error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected keys with values, such as rounds: 10")
     bases = content.pop("config", [])

@@ -1,8 +1,6 @@
 """`fedmtl fit`: trains one unified model across clients, from a configuration file."""
 
-import io
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
@@ -62,8 +60,6 @@ def main(arguments: list[str]) -> None:
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # by torchrun, after a process died
     resume = config.resume == "auto" or (restarted and directory.job == os.environ["TORCHELASTIC_RUN_ID"])
     leads = getattr(rank_zero_only, "rank", 0) == 0  # known before the processes are connected
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # not every pipe takes a Δ
     console = Console(quiet=not leads or config.display == "quiet")
     shows = choose(config.display, console) if leads else "quiet"
     with messages(console, shows, leads=leads):

@@ -2,7 +2,6 @@
 
 import ast
 import inspect
-import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
@@ -85,7 +84,7 @@ def show(columns: Row, rows: list[Row]) -> None:
 
     console = Console()
     if not console.is_terminal:
-        write("".join("\t".join(row) + "\n" for row in rows))
+        sys.stdout.write("".join("\t".join(row) + "\n" for row in rows))
         return
     if max(len(row[0]) for row in rows) > console.width // 2:  # beside such names there is no room for a text
         for name, *rest in rows:
@@ -98,15 +97,6 @@ def show(columns: Row, rows: list[Row]) -> None:
     for row in rows:
         table.add_row(Text(row[0], style="bold"), *map(Text, row[1:]))
     console.print(table)
-
-
-def write(text: str) -> None:
-    """Writes to standard output, and is content if what reads it has had enough, as `head` has."""
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
 
 
 def methods() -> Iterator[Row]:

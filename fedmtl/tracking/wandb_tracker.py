@@ -29,7 +29,7 @@ class WandB(Tracker):
     what its method and data are made of, and those given.
 
     Args:
-        mode: ``auto`` is online where a key is set up, else offline.
+        mode: ``auto`` is what the variable WANDB_MODE says, else online where a key is set up, else offline.
         project: project of the run.
         entity: team or user.
         group: what the run is grouped under (default: its name without a trailing ``_s<seed>``).
@@ -52,7 +52,9 @@ class WandB(Tracker):
 
     def start(self, run: RunInfo) -> None:
         """Opens the W&B run, or goes on with it."""
-        mode = self.mode if self.mode != "auto" else "online" if has_key() else "offline"
+        mode: Any = self.mode
+        if mode == "auto":
+            mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
         self._directory: Path | None = run.directory
         try:
             self._run = wandb.init(

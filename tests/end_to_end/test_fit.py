@@ -83,11 +83,18 @@ def test_delta_m_compares_with_the_named_run(fit: Callable[..., Any], tmp_path: 
     expected = []
     for task, primary in theirs["primary"].items():
         b, m = (r["last"]["metrics"][task][primary["metric"]] for r in (theirs, mine))
-        if b:
-            expected.append(100 * (m - b) / b * (1 if primary["higher_is_better"] else -1))
+        expected.append(100 * (m - b) / b * (1 if primary["higher_is_better"] else -1))
     assert mine["last"]["delta_m"]["mean"] == pytest.approx(np.mean(expected))
     assert rows(tmp_path / "runs" / "scenes_fedavg")[-1]["val/delta_m"] == pytest.approx(np.mean(expected))
     assert mine["baseline"]["name"] == "scenes_local"
+
+    theirs["last"]["metrics"]["edge"]["odsF"] = 0.0  # no change against 0, and over fewer tasks it were another figure
+    (tmp_path / "zero.json").write_text(json.dumps(theirs))
+    assert fit("scenes_fedavg", "--baseline", str(tmp_path / "zero.json"), "--name", "b").code == 0
+    found = json.loads((tmp_path / "runs" / "b" / "results.json").read_text())["last"]["delta_m"]
+    assert set(found["tasks"]) == {"semseg", "depth", "normals", "saliency"}
+    assert found["mean"] is None
+    assert "val/delta_m" not in rows(tmp_path / "runs" / "b")[-1]
 
 
 @pytest.mark.parametrize("checkpoint", ["last", "best"])

@@ -62,6 +62,13 @@ def media(runs: Path) -> Path:
     return files
 
 
+def test_switched_off_by_its_variable(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    words = ["--config", str(EXPERIMENTS / "scenes_dea.yaml"), "--config", str(runs / "tiny.yaml"), "--name", "off"]
+    assert main(["fit", *words, "--rounds", "1", "--pictures", "0"]) == 0
+    assert not list((runs / "off").glob("wandb/*run-*"))
+
+
 def test_group_tags_and_columns(records: Records) -> None:
     (start,) = [record["run"] for record in records if record["type"] == "run"][:1]
     assert start["display_name"] == "dea_s7"
