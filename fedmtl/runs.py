@@ -68,10 +68,11 @@ class Run:
         recorded = [row["round"] for row in self.rows]
         return max(recorded + [entry["round"] for entry in self._entries().values()], default=0)
 
-    @property
+    @cached_property
     def evaluated(self) -> list[int]:
-        """Rounds with an evaluation, ascending."""
-        return sorted(round for round in {*self._by_round, *self._noted} if self.values(round))
+        """Rounds with an evaluation, ascending; also those where nothing finite came of it."""
+        measured = (round for round, row in self._by_round.items() if any(key.startswith("val/") for key in row))
+        return sorted({*measured, *self._noted})
 
     @property
     def baseline(self) -> str | None:

@@ -93,6 +93,16 @@ def test_a_round_that_diverged_on_a_task_is_not_the_best(folder: Any) -> None:
     assert read(folder("a", [*ROWS[1:], row(5, 90.0)])).at(best=True) == 3
 
 
+def test_an_evaluation_of_nothing_finite_is_one(folder: Any) -> None:
+    diverged = row(5) | {"val/semseg/mIoU": None, "val/depth/RMSE": None}
+    run = read(folder("a", [*ROWS, diverged]))
+    assert run.evaluated == [2, 3, 4, 5]
+    assert (run.at(), run.values(5), run.changes(5)) == (5, {}, {})
+    assert run.at(best=True) == 3
+    told = results(last={"round": 5, "metrics": {"semseg": {"mIoU": None}}, "delta_m": None})
+    assert read(folder("b", ROWS, results=told)).at() == 5
+
+
 def test_names_that_cannot_be_shown_are_marked_and_still_found(folder: Any) -> None:
     evil = "a\x1b[31m"
     rows = [{"round": 1, f"val/{evil}/mIoU": 30.0, f"val/{evil}/delta": 2.0}]

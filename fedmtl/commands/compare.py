@@ -3,14 +3,14 @@
 from argparse import ArgumentParser
 from pathlib import Path
 
+from fedmtl.commands.words import say, terminal
+
 EPILOG = """RUN is a run's folder or a folder of runs; unfinished ones are shown as far as they are. Runs of one
 configuration that differ in their seeds share a row: mean ± sample standard deviation. --baseline takes a run's
 folder, the name of a row, or a folder's name without _s<seed>; each run is measured against the baseline's run of its
 seed, or where there is none against their mean. Which evaluation of a run is best is by its own score, its Δm against
 its own baseline or its first evaluation; with --best the baseline counts with its best one, too. Δm is over all tasks
 of the baseline: a run that lacks one, or diverged there, has none."""
-
-WIDE = 1000  # characters of a line that goes to a file or another program
 
 
 def parser() -> ArgumentParser:
@@ -30,8 +30,6 @@ def main(arguments: list[str]) -> None:
     """Parses the command line, compares, prints."""
     own = parser().parse_args(arguments)
 
-    from rich.console import Console
-
     from fedmtl.comparison import compare, table
 
     comparison = compare(own.runs, own.baseline, best=own.best)
@@ -39,16 +37,12 @@ def main(arguments: list[str]) -> None:
         from fedmtl.comparison.page import write
 
         write(own.html, comparison)
-    console = Console()
-    if not console.is_terminal:
-        console.width = WIDE
     if own.csv:
         print(table.csv_text(comparison), end="")
     elif own.latex:
         print(table.latex([table.metrics(comparison)]), end="")
     else:
+        console = terminal()
         table.show(comparison, console)
         if own.html:
-            console.print(
-                f"the page with charts and pictures is {own.html}", highlight=False, markup=False, soft_wrap=True
-            )
+            say(console, f"the page with charts and pictures is {own.html}")

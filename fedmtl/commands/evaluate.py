@@ -8,13 +8,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedmtl.commands.words import terminal
+from fedmtl.errors import UserError
+
 
 def parser() -> ArgumentParser:
     """What the command takes, but for keys of the configuration."""
     parser = ArgumentParser(
         prog="fedmtl evaluate",
         description=__doc__,
-        epilog="Any key of the run's configuration can be changed, e.g. --data.root; --baseline RUN adds Δm. "
+        epilog="Behind the run any key of its configuration can be changed, e.g. --data.root; --baseline RUN adds Δm. "
         "A run with classes of your own needs --trusted-modules, e.g. mine (see docs/safety.md).",
         allow_abbrev=False,
     )
@@ -24,9 +27,21 @@ def parser() -> ArgumentParser:
 
 
 def main(arguments: list[str]) -> None:
-    """Parses the command line and evaluates."""
+    """Parses the command line and evaluates.
+
+    Raises:
+        UserError: see `evaluate`; or a key comes before the run, where its value would be taken for the run.
+    """
     own, others = parser().parse_known_args(arguments)
-    evaluate(own.run, own.checkpoint, others, Console())
+    words = iter(arguments)
+    for word in words:
+        if not word.startswith("-"):
+            break
+        if word == "--checkpoint":
+            next(words)
+        elif "=" not in word and word != "--":
+            raise UserError(f"the run comes first: fedmtl evaluate RUN {word} VALUE")
+    evaluate(own.run, own.checkpoint, others, terminal())
 
 
 def evaluate(run: Path, checkpoint: Literal["last", "best"], overrides: list[str], console: Console) -> None:

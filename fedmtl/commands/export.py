@@ -2,6 +2,7 @@
 
 from argparse import ArgumentParser
 from pathlib import Path
+from urllib.parse import quote
 
 from fedmtl.commands.words import say, size
 
@@ -15,7 +16,9 @@ def parser() -> ArgumentParser:
     """What the command takes."""
     parser = ArgumentParser(prog="fedmtl export", description=__doc__, epilog=EPILOG, allow_abbrev=False)
     parser.add_argument("run", type=Path, help="folder of the run")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/export")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="default: RUN/export; with --client NAME, RUN/export/NAME"
+    )
     parser.add_argument(
         "--formats",
         type=lambda text: text.split(","),
@@ -41,7 +44,7 @@ def main(arguments: list[str]) -> None:
     from fedmtl.export import FORMATS, available, export
 
     console = Console()
-    out = own.out or own.run / "export"
+    out = own.out or own.run / "export" / quote(own.client or "", safe=" +")
 
     model = restore_model("export", own.run, own.checkpoint, own.client, "cpu")
     outcomes = export(model, out, formats=own.formats, size=own.size)

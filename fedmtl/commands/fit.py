@@ -161,7 +161,9 @@ def fit(
     console.print(results_table(results))
     if orchestrator.baseline is None:
         say(
-            "Δm is left out, it needs a baseline: train the clients alone (share: none, as in scenes_local.yaml), "
+            f"here each client trained alone: with --baseline {directory.path} other runs give their Δm"
+            if settings["share"] == "none"
+            else "Δm is left out, it needs a baseline: train the clients alone (share: none, as in scenes_local.yaml), "
             "then give --baseline that run's folder"
         )
     console.quiet = not ranks.leads  # this line is said in any case

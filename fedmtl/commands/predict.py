@@ -142,9 +142,9 @@ def _labels(
 
 def _inputs_in(out: Path, found: "Found") -> list[str]:
     """Folders in DIR that hold some of the pictures; nothing may be written over these."""
-    root = os.path.realpath(out)
-    inside = (os.path.relpath(os.path.realpath(file.parent), root) for file, _ in found.files)
-    return sorted({Path(place).parts[0] for place in inside if Path(place).parts and not place.startswith("..")})
+    root = Path(os.path.realpath(out))
+    folders = {Path(os.path.realpath(file.parent)) for file, _ in found.files}
+    return sorted({folder.relative_to(root).parts[0] for folder in folders if root in folder.parents})
 
 
 def _complain(console: "Console", *texts: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fedmtl import atomic
-from fedmtl.commands.words import say
+from fedmtl.commands.words import say, terminal
 from fedmtl.errors import UserError
 from fedmtl.sweeps import command, definition, jobs, names
 from fedmtl.sweeps.definition import Setting, Sweep
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
     settings = sweep.settings(own.count, own.seed)
     folder = own.out / sweep.name
     planned = plan(sweep, settings, folder, extra)
-    console = Console()
+    console = terminal()
     for line in sweep.ignored:
         say(console, f"note: {line}")
     if own.dry_run:

@@ -76,9 +76,11 @@ class Comparison:
 
     def curve(self, group: Group, value: Callable[[Run, int], float | None]) -> dict[int, Statistic]:
         """A number over the evaluated rounds, each over the seeds that got there."""
-        rounds = sorted({round for run in group.runs for round in run.evaluated})
-        found = {r: statistic(value(run, r) for run in group.runs if r in run.evaluated) for r in rounds}
-        return {round: one for round, one in found.items() if one is not None}
+        found: dict[int, list[float | None]] = {}
+        for run in group.runs:
+            for round in run.evaluated:
+                found.setdefault(round, []).append(value(run, round))
+        return {round: one for round, values in sorted(found.items()) if (one := statistic(values)) is not None}
 
     @cached_property
     def differing(self) -> dict[str, list[str]]:
@@ -147,7 +149,8 @@ class Comparison:
             found.append(f"no Δm for {names}: its runs recorded it against different baselines")
         if self.baseline is not None and not all(run.finished for run in self.baseline.runs):
             found.append("the baseline is unfinished")
-        measured = [run for run in self._runs if run.at() is not None and (self.baseline or self.changes(run))]
+        told = [run for group in self.groups if group not in self._at_odds for run in group.runs]
+        measured = [run for run in told if run.at() is not None and (self.baseline or _has_recorded(run))]
         without = [run.name for run in measured if self.overall(run) is None]
         if without:
             found.append(f"no Δm for {', '.join(without)}: not every task of the baseline has a finite Δ there")
@@ -227,7 +230,7 @@ def _against(run: Run) -> str:
 
 
 def _has_recorded(run: Run) -> bool:
-    return bool(run.changes(run.at() or 0))
+    return any(run.changes(round) for round in run.evaluated)
 
 
 def _baseline_values(baseline: Group, seed: int | None, *, best: bool) -> Values:

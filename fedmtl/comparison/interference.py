@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fedmtl.comparison.groups import Group
 from fedmtl.runs import Run, number
 
-MANY_CLIENTS = 7  # with more, clients with the same tasks count as one
+MANY_CLIENTS = 7  # with more, clients with the same tasks of a data set count as one
 MOST_PAIRS, MOST_ROUNDS = 28, 60  # what a chart has room for
 
 
@@ -33,7 +33,8 @@ class PairHistory:
 def pair_history(group: Group, key: str) -> PairHistory | None:
     """A number of each pair of clients by round, the mean over a group's seeds; None where there are none.
 
-    With many clients a pair is one of tasks: the mean over the clients that have them.
+    With many clients a pair is one of tasks: the mean over the clients that have them. Tasks are named after their
+    data set where there are several, as their heads are.
 
     Args:
         group: runs with diagnostics.
@@ -71,5 +72,9 @@ def _pairs(run: Run, row: Mapping[str, Any], key: str) -> list[tuple[str, float]
 def _labels(run: Run, clients: Sequence[str]) -> list[str]:
     if len(clients) <= MANY_CLIENTS:
         return list(clients)
-    tasks = {str(row.get("client")): "+".join(map(str, row.get("tasks") or [])) for row in run.federation}
-    return [tasks.get(client) or client for client in clients]
+    several = len({str(row.get("data")) for row in run.federation}) > 1
+    labels = {}
+    for row in run.federation:
+        prefix = f"{row.get('data')}_" if several else ""
+        labels[str(row.get("client"))] = "+".join(f"{prefix}{task}" for task in row.get("tasks") or [])
+    return [labels.get(client) or client for client in clients]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from fedmtl.comparison.comparison import Comparison
 from fedmtl.comparison.groups import Group, Statistic, statistic
@@ -251,12 +251,12 @@ def _rows(columns: Sequence[Sequence[Cell]]) -> list[list[Cell]]:
 
 
 def _rich(table: Table, *, stacked: bool = False) -> RichTable:
-    made = RichTable(title=escape(table.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    made = RichTable(title=Text(table.title, "bold"), title_justify="left", box=box.SIMPLE_HEAD)
     for i, head in enumerate(table.heads):
-        made.add_column(escape(head), justify="right" if i else "left", overflow="fold")
+        made.add_column(Text(head), justify="right" if i else "left", overflow="fold")
     for row in table.rows:
-        texts = [escape(cell.text.replace(" ± ", "\n± ") if stacked else cell.text) for cell in row]
-        made.add_row(*(f"[bold]{text}[/bold]" if cell.best else text for cell, text in zip(row, texts, strict=True)))
+        texts = [cell.text.replace(" ± ", "\n± ") if stacked else cell.text for cell in row]
+        made.add_row(*(Text(text, "bold" if cell.best else "") for cell, text in zip(row, texts, strict=True)))
     return made
 
 

@@ -13,7 +13,7 @@ from fedmtl.export.encoder import write_encoder
 from fedmtl.export.outcome import Outcome
 from fedmtl.export.programs import ONNX, TORCH, trace, write_onnx, write_torch
 from fedmtl.prediction import Predictor
-from fedmtl.prediction.folders import replacing
+from fedmtl.prediction.folders import files_of, replacing
 
 FORMATS = ("timm", "torch", "onnx")
 FOR_ONNX = ("onnx", "onnxruntime", "onnxscript")  # packages, an extra of this one
@@ -115,7 +115,7 @@ def _holds_only(folder: Path, files: Sequence[str]) -> bool:
     return (
         not folder.is_symlink()
         and folder.is_dir()
-        and all(file.name in files and file.is_file() for file in folder.iterdir())
+        and all(file.name in files and file.is_file() for file in files_of(folder))
     )
 
 

@@ -1,7 +1,7 @@
 """The model card: a README.md as the Hugging Face hub reads it, written from what a run's folder says."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from pathlib import PurePath
 from typing import Any
@@ -13,7 +13,7 @@ from fedmtl.delta_m import complete_mean
 from fedmtl.errors import UserError
 from fedmtl.export.outcome import Outcome
 from fedmtl.prediction import Predictor
-from fedmtl.runs import Run, number
+from fedmtl.runs import Run, Values, number
 from fedmtl.tasks import Depth, Edge, Normals, Saliency, Task
 from fedmtl.tasks.base import ClassTask
 
@@ -46,12 +46,12 @@ def _card(model: Predictor, outcomes: Sequence[Outcome], earlier: Sequence[str])
     run = model.run
     sections = [
         _front(model, [*(one.format for one in outcomes), *earlier]),
-        f"# {escape(run.name)}\n\n{_what(model)}",
+        f"# {_title(model)}\n\n{_what(model)}",
         "## Tasks\n\n" + _tasks(model),
-        "## Results\n\n" + _results(run),
+        "## Results\n\n" + _results(run, tuple(model.tasks), model.client),
         "## Pictures\n\n" + _pictures(model),
         "## How to load\n\n" + "\n\n".join([*(_loading(outcome) for outcome in outcomes), *map(_left, earlier)]),
-        "## Training\n\n" + _training(run),
+        "## Training\n\n" + _training(model),
         "## Limits\n\n" + _limits(run),
         "## Licence\n\nNot chosen yet: it is for whoever publishes this model, within what the licences of the "
         "training pictures and of any pretrained weights allow. Put it into the first lines of this file, too.",
@@ -73,13 +73,23 @@ def fenced(text: str, language: str = "") -> str:
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
+def _title(model: Predictor) -> str:
+    return escape(model.run.name) + ("" if model.client is None else f", client {escape(model.client)}")
+
+
+def _alone(model: Predictor) -> bool:
+    """Whether nothing of it has come from other clients."""
+    return model.client is not None and model.run.config.get("share") == "none"
+
+
 def _front(model: Predictor, formats: Sequence[str]) -> str:
     kinds = [task.name for task in model.tasks.values()]
     front: dict[str, Any] = {"library_name": "timm"} if formats == ["timm"] else {}
     pipelines = {PIPELINES[kind] for kind in kinds if kind in PIPELINES}
     if len(pipelines) == 1:
         front["pipeline_tag"] = pipelines.pop()
-    front["tags"] = ["federated-learning", "multi-task-learning", "dense-prediction", *dict.fromkeys(kinds)]
+    front["tags"] = [] if _alone(model) else ["federated-learning"]
+    front["tags"] += ["multi-task-learning", "dense-prediction", *dict.fromkeys(kinds)]
     return f"---\n# license: yours to choose\n{yaml.safe_dump(front, sort_keys=False)}---"
 
 
@@ -88,9 +98,18 @@ def _what(model: Predictor) -> str:
     millions = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in model.model.parts().items()}
     heads = sum(millions.values()) - millions["encoder"]
     after = "" if model.round is None else f" after round {model.round} of {model.run.rounds}"
+    what = f"for {len(model.tasks)} dense vision task{'s' * (len(model.tasks) != 1)}"
+    if model.client is None:
+        what = f"One model {what}, trained across clients that keep their pictures and labels to themselves"
+    elif _alone(model):
+        what = f"The model of client {escape(model.client)} {what}, trained on its own pictures and labels alone"
+    else:
+        what = (
+            f"The model of client {escape(model.client)} {what}, its own in a federation of clients that keep their "
+            "pictures and labels to themselves and share part of what they learn"
+        )
     return (
-        f"One model for {len(model.tasks)} dense vision tasks, trained across clients that keep their pictures and "
-        f"labels to themselves: an encoder ({escape(backbone)}, {millions['encoder']:.2f} M parameters) and one head "
+        f"{what}: an encoder ({escape(backbone)}, {millions['encoder']:.2f} M parameters) and one head "
         f"per task ({heads:.2f} M). These are its weights{after}, exported by fedmtl {__version__}."
     )
 
@@ -125,8 +144,14 @@ def _meaning(task: Task) -> str:
     return "values"
 
 
-def _results(run: Run) -> str:
-    """A table of the primary metrics at the last and the best evaluation."""
+def _results(run: Run, tasks: Collection[str], client: str | None = None) -> str:
+    """A table of the primary metrics at the last and the best evaluation, of the tasks that the model has.
+
+    Args:
+        run: the run.
+        tasks: the model's.
+        client: whose own model it is; a run measures no client's by itself.
+    """
     last, best = run.at(), run.at(best=True)
     if last is None or best is None:
         return "The run has not been evaluated yet."
@@ -136,6 +161,8 @@ def _results(run: Run) -> str:
     columns = sum(1 + bool(changes[when]) for when in rounds)
     lines = [f"| task | metric | {' | '.join(heads)} |", "|---|---|" + "--:|" * columns]
     for task, primary in run.primary.items():
+        if task not in tasks:
+            continue
         cells = []
         for when, round in rounds.items():
             value = run.values(round).get(task)
@@ -146,14 +173,23 @@ def _results(run: Run) -> str:
         metric = f"{escape(primary.metric)} {'↑' if primary.higher_is_better else '↓'}"
         how = f" ({escape(primary.protocol)})" if primary.protocol else ""
         lines.append(f"| {escape(task)} | {metric}{how} | {' | '.join(cells)} |")
-    overall = {when: complete_mean(found, run.primary) for when, found in changes.items()}
-    means = {when: value for when, value in overall.items() if value is not None}
-    told = [f"Δm against {escape(run.baseline)}: " + ", ".join(f"{when} {v:+.2f} %" for when, v in means.items()) + "."]
     measured = ", ".join(f"{escape(name)} ({escape(count)} pictures)" for name, count in (run.validation or {}).items())
     notes = [f"Measured on the validation split of {measured}."] if measured else []
-    why = "not every task has a finite Δ" if any(changes.values()) else "the run had no baseline"
-    notes += told if means else [f"Δm is left out: {why}."]
+    if client is not None:
+        notes.append("Each number is the mean over the clients that have the task, not that of this model alone.")
+    elif run.primary.keys() <= set(tasks):
+        notes.append(_mean_change(run, changes))
     return "\n".join(lines) + "\n\n" + " ".join(notes)
+
+
+def _mean_change(run: Run, changes: Mapping[str, Values]) -> str:
+    """Δm at each evaluation, over all tasks of the run, or why there is none."""
+    overall = {when: complete_mean(found, run.primary) for when, found in changes.items()}
+    means = [f"{when} {value:+.2f} %" for when, value in overall.items() if value is not None]
+    if means:
+        return f"Δm against {escape(run.baseline)}: {', '.join(means)}."
+    why = "not every task has a finite Δ" if run.baseline else "the run had no baseline"
+    return f"Δm is left out: {why}."
 
 
 def _pictures(model: Predictor) -> str:
@@ -202,15 +238,19 @@ def _left(name: str) -> str:
     return f"`{name}/` is of an earlier export; what this card says need not hold for it."
 
 
-def _training(run: Run) -> str:
-    shares: dict[str, int] = {}
-    for row in run.federation:
+def _training(model: Predictor) -> str:
+    run, shares = model.run, dict[str, int]()
+    own = [row for row in run.federation if str(row.get("client")) == model.client]
+    federation = own if _alone(model) else run.federation
+    for row in federation:
         tasks = row.get("tasks")
         key = f"{row.get('data')}, {'+'.join(map(str, tasks)) if isinstance(tasks, list) else '?'}"
         shares[key] = shares.get(key, 0) + int(number(row.get("images")) or 0)
-    clients = len(run.federation)
-    lines = [f"{clients} clients, {run.rounds} rounds. Training pictures by data set and tasks:", ""] if clients else []
+    clients = f"{len(federation)} client{'s' * (len(federation) != 1)}, {run.rounds} rounds"
+    lines = [f"{clients}. Training pictures by data set and tasks:", ""] if federation else []
     lines += [f"- {escape(key)}: {images}" for key, images in list(shares.items())[:MANY]]
+    if own and not _alone(model):
+        lines += ["", f"Of these {int(number(own[0].get('images')) or 0)} are this client's own."]
     config = _without_paths(run.config)
     return (
         "\n".join(lines)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedmtl.errors import UserError
-from fedmtl.prediction.folders import replacing
+from fedmtl.prediction.folders import files_of, replacing
 from fedmtl.tasks import Depth, Edge, Normals, Saliency, Task
 from fedmtl.tasks.base import ClassTask, Label, class_palette
 from fedmtl.tracking.figures import Colour, sheet
@@ -59,7 +59,7 @@ def save(
 def _refuse_others(folder: Path) -> None:
     if not os.path.lexists(folder):
         return
-    files = {} if folder.is_symlink() or not folder.is_dir() else {file.name: file for file in folder.iterdir()}
+    files = {} if folder.is_symlink() or not folder.is_dir() else {file.name: file for file in files_of(folder)}
     known = SHEET in files and all(WRITTEN.fullmatch(name) and file.is_file() for name, file in files.items())
     if not known:
         raise UserError(

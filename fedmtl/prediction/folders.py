@@ -5,6 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+SYSTEM = (".DS_Store", "Thumbs.db", "desktop.ini")  # what systems leave in folders that are looked at
+
+
+def files_of(folder: Path) -> list[Path]:
+    """What is in a folder, but for files that only the system has put there."""
+    return [file for file in folder.iterdir() if file.name not in SYSTEM]
+
 
 @contextmanager
 def replacing(place: Path) -> Iterator[Path]:

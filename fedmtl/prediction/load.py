@@ -75,6 +75,7 @@ def load(
         round=None if isinstance(saved, Path) else saved["round"],
         fabric=fabric,
         channels_last=channels_last,
+        client=None if told.unified else client,
     )
 
 

@@ -16,7 +16,7 @@ from fedmtl.data.decode import FORMATS
 from fedmtl.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
-LONGEST_NAME = 100
+LONGEST_NAME = 140  # bytes; file systems take 255, those that encrypt names 143
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,8 @@ class Names:
     def __call__(self, below: Path) -> str:
         """A name made of a picture's path below the folder that was named: ``a/b.png`` becomes ``a__b``."""
         plain = "__".join([*below.parent.parts, below.stem])
-        base = re.sub(r"[^\w.+ -]", "_", plain)[-LONGEST_NAME:].strip(" .") or "picture"
+        encoded = re.sub(r"[^\w.+ -]", "_", plain).encode()[-LONGEST_NAME:]
+        base = encoded.decode(errors="ignore").strip(" .") or "picture"  # the first letter may have been cut in two
         name, number = base, 1
         while name.casefold() in self._taken:
             number += 1

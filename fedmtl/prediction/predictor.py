@@ -50,6 +50,7 @@ class Predictor:
         round: rounds done when its weights were saved, None if that is not known.
         fabric: device and precision; the CPU in fp32 if not given.
         channels_last: whether pictures lie in memory with their channels last.
+        client: whose own model it is, None for the unified one.
 
     Attributes:
         tasks: all tasks by the heads' names.
@@ -69,9 +70,11 @@ class Predictor:
         round: int | None = None,
         fabric: Fabric | None = None,
         channels_last: bool = False,
+        client: str | None = None,
     ) -> None:
         self.model, self.groups, self.run, self.round = model.eval().requires_grad_(False), list(groups), run, round
         self.tasks: dict[str, Task] = {name: task for group in groups for name, task in group.tasks.items()}
+        self.client = client
         self.fabric = fabric or Fabric(accelerator="cpu", devices=1)
         self._module = ClientModule(model, self.tasks)
         if channels_last:

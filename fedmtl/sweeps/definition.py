@@ -194,8 +194,10 @@ def _load(path: Path) -> dict[str, Any]:
         raise UserError(f"--config: there is no file {path}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror or error}") from error
     if not isinstance(content, dict) or "method" not in content:
         raise UserError(f"{path} is no sweep: it needs method and parameters (see experiments/sweeps/rho.yaml)")
     return content

@@ -154,14 +154,14 @@ def run(jobs: Sequence[Job], slots: Sequence[str | None], tell: Tell) -> dict[st
                     free.append(process.slot)
                     ends[process.job.name] = _tell_end(process, tell)
         except Exception as error:
-            _signal(active, signal.SIGTERM)
+            _stop(active)
             for process in active:
                 process.wait()
             for process in active if isinstance(error, Stopped) else ():  # or else there may be nobody to tell
                 _tell_end(process, tell)
             raise
         finally:  # after a second Ctrl-C
-            _signal([process for process in active if process.code is None], signal.SIGKILL)
+            _stop([process for process in active if process.code is None], at_once=True)
     return ends
 
 
@@ -242,8 +242,11 @@ def _tell_end(process: _Process, tell: Tell) -> str:
     return end
 
 
-def _signal(active: Sequence[_Process], number: signal.Signals) -> None:
-    for process in active:
-        if process.popen is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.popen.pid, number)
+def _stop(active: Sequence[_Process], *, at_once: bool = False) -> None:
+    """Asks runs, with all that they have started, to save and end; or ends them."""
+    for popen in (process.popen for process in active if process.popen is not None):
+        with suppress(ProcessLookupError):
+            if os.name == "posix":
+                os.killpg(popen.pid, signal.SIGKILL if at_once else signal.SIGTERM)
+            else:  # there are no groups, and no asking
+                popen.kill()

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
@@ -17,21 +16,22 @@ RESERVED = ("logs",)  # what else lies in a sweep's folder
 def run_names(sweep: Sweep, settings: Sequence[Setting]) -> list[str]:
     """A name a setting, such as ``rho_0.2_s1``: one path component, no two alike on any file system.
 
-    The name depends on the setting alone, unless two would be alike: these are told apart by a hash. The seed comes
-    last, so that runs which differ in it alone share the rest.
+    The name depends on the setting alone, unless one before it has that name: then a hash tells it apart. So more
+    settings at the end rename no run. The seed comes last, so that runs which differ in it alone share the rest.
     """
     short, said = keys(sweep), Labels(sweep)
     order = sorted(sweep.varied, key=lambda parameter: parameter.path == ("seed",))
-    found = []
+    found: list[str] = []
+    taken = set(RESERVED)
     for setting in settings:
         pieces = [_piece(p, short[p.path], said(p, setting[p.path])) for p in order]
         name = "_".join(pieces) or "run"
-        found.append(name if len(name) <= _LONGEST else f"{name[:_LONGEST]}_{_hash(setting)}")
-    often = Counter(name.lower() for name in found)
-    return [
-        f"{name}_{_hash(setting)}" if often[name.lower()] > 1 or name.lower() in RESERVED else name
-        for name, setting in zip(found, settings, strict=True)
-    ]
+        name = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}_{_hash(setting)}"
+        while name.lower() in taken:
+            name = f"{name}_{_hash(setting)}"
+        found.append(name)
+        taken.add(name.lower())
+    return found
 
 
 def keys(sweep: Sweep) -> dict[tuple[str, ...], str]:

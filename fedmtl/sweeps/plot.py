@@ -16,6 +16,13 @@ from fedmtl.sweeps.summary import CHANGES, SEED, Group, Summary, mean_and_deviat
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666", "#B2A100"]  # Okabe and Ito's
 MARKS = "osD^vPX*"
+_STYLE: Any = {
+    "svg.hashsalt": "fedmtl",
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a value with dollars is a value
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 _LARGEST = 6  # parameters of a random search that get a panel
 
 
@@ -35,9 +42,7 @@ def draw(summary: Summary, path: Path) -> list[Path]:
     varied = [p for p in summary.sweep.varied if p.path != SEED]
     if summary.metric is None or not summary.groups or not varied:
         return []
-    with rc_context(
-        {"svg.hashsalt": "fedmtl", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
-    ):
+    with rc_context(_STYLE):
         figure = _panels(summary, varied) if summary.sweep.method == "random" else _grid(summary, varied)
         files = [path.with_suffix(".png"), path.with_suffix(".svg")]
         for file in files:

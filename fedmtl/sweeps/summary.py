@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from fedmtl import runs
 from fedmtl.delta_m import Primary, complete_mean, delta_m
@@ -169,12 +170,13 @@ def setting_label(sweep: Sweep, setting: Setting) -> str:
 def table(summary: Summary) -> Table:
     """A row a setting: its parameters, the metric as mean ± standard deviation over seeds, every task's as mean."""
     sweep, metric = summary.sweep, summary.metric
-    result = Table(title=f"{sweep.name}: {summary.title}", caption=_caption(summary))
+    title, caption = Text(f"{sweep.name}: {summary.title}", "table.title"), Text(_caption(summary), "table.caption")
+    result = Table(title=title, caption=caption)
     short, said = keys(sweep), Labels(sweep)
     varied = [p for p in sweep.varied if p.path != SEED]
     tasks = _columns(summary)
     for parameter in varied:
-        result.add_column(short[parameter.path])
+        result.add_column(Text(short[parameter.path]), overflow="fold")
     result.add_column("runs", justify="right")
     names = [*([metric.name] if metric else []), *(name for name in tasks if not metric or name != metric.name)]
     for name in names:
@@ -182,9 +184,9 @@ def table(summary: Summary) -> Table:
         if metric and name == metric.name:
             arrow = " ↑" if metric.maximize else " ↓"
         text = "Δm %" if name in CHANGES else name.removeprefix("val/").replace("/", " ")
-        result.add_column(text + arrow, justify="right", no_wrap=bool(metric and name == metric.name))
+        result.add_column(Text(text + arrow), justify="right", overflow="fold")
     for group in summary.groups:
-        cells = [said(p, group.setting[p.path]) for p in varied]
+        cells = [Text(said(p, group.setting[p.path])) for p in varied]
         numbers = (_cell(group.values(name), spread=bool(metric and name == metric.name)) for name in names)
         result.add_row(*cells, _counted(summary, group), *numbers)
     return result

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from fedmtl import atomic
 from fedmtl.data import View
 from fedmtl.tasks.base import Label
 from fedmtl.tracking.base import Picture
@@ -61,11 +62,13 @@ def save_strips(path: Path, round: int, strips: Mapping[str, Sequence[Picture]])
         path: where it is written.
         round: the round that they show.
         strips: see `strips`; large ones are shrunk as on a sheet.
+
+    Raises:
+        OSError: it can't be written; the one before stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     shrunk = {f"{i}/{task}": _shrunk(strip) for task, several in strips.items() for i, strip in enumerate(several)}
-    with open(path, "wb") as file:
-        np.savez_compressed(file, round=np.asarray(round), **shrunk)  # type: ignore[arg-type]
+    atomic.replace(path, lambda file: np.savez_compressed(file, round=np.asarray(round), **shrunk))  # type: ignore[arg-type]
 
 
 def sheet(

@@ -13,7 +13,7 @@ from fedmtl.comparison import compare
 from fedmtl.comparison.configs import differences, method
 from fedmtl.comparison.groups import grouped, statistic, stem
 from fedmtl.errors import UserError
-from fedmtl.runs import find, read
+from fedmtl.runs import Run, find, read
 
 from .conftest import DEA, PRIMARY
 
@@ -119,7 +119,7 @@ def test_notes_say_what_to_beware_of(make: Any) -> None:
     make("a", {"depth": [1.0, 0.5]}, recorded=3.0, baseline="alone_s0")
     make("b", {"depth": [1.0]}, finished=False, recorded=3.0, baseline="other", rounds=2)
     data = {"class_path": "fedmtl.data.Scenes", "init_args": {"size": 64}}
-    notes = " | ".join(compare([make("c", {"depth": [None]}, finished=False, data=data).parent]).notes)
+    notes = " | ".join(compare([make("c", {"depth": []}, finished=False, data=data).parent]).notes)
     for text in ("not evaluated yet: c", "unequal progress", "the data differ (data.size)"):
         assert text in notes
     assert "no Δm" in compare([make("d", {"depth": [1.0]}, upload=DEA)]).notes[0]
@@ -160,6 +160,36 @@ def test_a_task_that_diverged_is_not_spared(make: Any) -> None:
     assert shown == {"bad": None, "base": 0.0, "good": pytest.approx(-4.0)}
     assert list(found.curve(found.groups[0], found.overall)) == []
     assert "no Δm for bad: not every task of the baseline has a finite Δ there" in found.notes
+
+
+def test_a_run_that_diverged_at_last_does_not_show_what_it_had_before(make: Any) -> None:
+    make("base", {"depth": [1.0, 1.0]}, share="none")
+    make("bad", {"depth": [0.1, None]}, upload=DEA)
+    path = make("good", {"depth": [0.9, 0.9]})
+    found = compare([path.parent], "base")
+    bad = found.groups[0]
+    assert (found.metric(bad, "depth"), found.change(bad, "depth"), found.delta_m(bad)) == (None, None, None)
+    assert list(found.curve(bad, found.overall)) == [1]
+    assert found.notes == ["no Δm for bad: not every task of the baseline has a finite Δ there"]
+    assert compare([path], str(path.parent / "bad")).delta_m(found.groups[2]) is None
+
+
+def test_a_run_that_diverged_at_last_had_its_baseline(make: Any) -> None:
+    path = make("bad", {"depth": [0.1]}, recorded=90.0, baseline="alone", finished=False)
+    with open(path / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"round": 2, "val/depth/RMSE": None, "val/depth/delta": None}) + "\n")
+    assert compare([path]).notes == ["no Δm for bad: not every task of the baseline has a finite Δ there"]
+
+
+def test_a_curve_asks_each_run_once_for_its_evaluations(three: Path, monkeypatch: Any) -> None:
+    found, asked = compare([three]), []
+    monkeypatch.setattr(Run, "evaluated", property(lambda run: asked.append(run.name) or range(1, 101)))
+    curve = found.curve(found.groups[0], lambda run, round: float(round))
+    assert list(curve) == list(range(1, 101))
+    assert asked == ["dea_s0", "dea_s1", "dea_s2"]
+    monkeypatch.undo()
+    run = found.groups[0].runs[0]
+    assert run.evaluated is run.evaluated
 
 
 def test_a_baseline_that_diverged_gives_no_delta_m(make: Any) -> None:
@@ -276,7 +306,7 @@ def test_a_baseline_that_is_none_is_refused(baseline: str, message: str, three: 
 
 def test_a_baseline_without_an_evaluation_is_refused(make: Any, three: Path) -> None:
     with pytest.raises(UserError, match="new has no evaluation yet"):
-        compare([three], str(make("new", {"depth": [None]}, finished=False)))
+        compare([three], str(make("new", {"depth": []}, finished=False)))
 
 
 def test_differences_are_short(make: Any) -> None:

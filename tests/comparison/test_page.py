@@ -1,5 +1,6 @@
 """The page: charts, heat maps, pictures; whatever names and files hold, it is shown and never run."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def test_conflict_is_red_as_in_the_trackers_pictures() -> None:
 
 
 def test_a_page_of_a_run_without_anything(make: Any) -> None:
-    text = page(compare([make("a", {"depth": [None]}, finished=False)]))
+    text = page(compare([make("a", {"depth": []}, finished=False)]))
     assert "not evaluated yet: a" in text
 
 
@@ -122,6 +123,18 @@ def test_many_clients_are_taken_together_by_their_tasks(make: Any) -> None:
     np.testing.assert_allclose(history.values, np.tile([0.25, 0.5], (3, 1)))
 
 
+def test_a_task_of_two_data_sets_is_two_among_many_clients(make: Any) -> None:
+    path = make("a", {"depth": [1.0]})
+    data = {f"c{i}": "pascal" if i < 4 else "nyud" for i in range(8)}
+    diagnose(path, 0.25, list(data))
+    (path / "federation.json").write_text(
+        json.dumps([{"client": name, "data": one, "tasks": ["semseg", "parts"]} for name, one in data.items()])
+    )
+    history = pair_history(compare([path]).groups[0], "cosine")
+    pascal, nyud = (f"{one}_semseg+{one}_parts" for one in ("pascal", "nyud"))
+    assert sorted(history.pairs) == [f"{nyud} ~ {nyud}", f"{nyud} ~ {pascal}", f"{pascal} ~ {pascal}"]
+
+
 @pytest.mark.parametrize(
     "pairs", ["3", "[]", '{"cosine": 3}', '{"cosine": [[1], 2]}', '{"cosine": [[1, null], [null, 1]]}']
 )
@@ -162,6 +175,22 @@ def test_files_that_are_no_pictures_are_passed_over(make: Any, tmp_path: Path) -
     wrong = {"0/a": np.zeros((2, 4, 3), np.uint8), "x/b": np.zeros((2, 6, 3), np.uint8), "0/c": np.zeros((2, 6, 3))}
     np.savez(path / "figures" / "latest.npz", round=np.asarray(1), **wrong)
     assert pictures.strips(read(path)) == (1, {})
+
+
+@pytest.mark.parametrize(
+    ("mark", "at", "value"),
+    [(b"PK\1\2", 8, 1), (b"PK\1\2", 10, 99), (b"PK\3\4", 60, 255)],
+    ids=["encrypted", "packed by an unknown method", "damaged inside"],
+)
+def test_damaged_archives_are_passed_over(mark: bytes, at: int, value: int, make: Any) -> None:
+    path = make("a", {"depth": [1.0]})
+    draw(path, 3)
+    file = path / "figures" / "latest.npz"
+    whole = bytearray(file.read_bytes())
+    place = whole.index(mark) + at
+    whole[place : place + (1 if value < 255 else 20)] = bytes([value]) * (1 if value < 255 else 20)
+    file.write_bytes(whole)
+    assert pictures.strips(read(path)) == (0, {})
 
 
 def test_pictures_outside_of_the_runs_folder_are_not_read(make: Any) -> None:

@@ -44,6 +44,33 @@ def test_mistakes_before_a_configuration(fedmtl: Callable[..., Any], words: list
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["--baseline", "runs/local", "runs/dea"],
+        ["--checkpoint", "best", "--baseline", "best", "runs/dea"],
+        ["--data.val=3", "--baseline", "runs/local", "runs/dea"],
+        ["--baseline", "runs/local"],
+    ],
+)
+def test_evaluate_takes_no_keys_value_for_the_run(fedmtl: Callable[..., Any], words: list[str]) -> None:
+    result = fedmtl("evaluate", *words)
+    assert (result.code, result.error.count("\n")) == (2, 1)
+    assert "the run comes first: fedmtl evaluate RUN --baseline VALUE" in result.error
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["runs/dea", "--baseline", "runs/local"],
+        ["--checkpoint", "best", "runs/dea", "--baseline", "runs/local"],
+        ["--baseline=runs/local", "--checkpoint=best", "runs/dea"],
+    ],
+)
+def test_evaluate_with_keys(fedmtl: Callable[..., Any], words: list[str]) -> None:
+    assert "runs/dea is not the folder of a run" in fedmtl("evaluate", *words).error
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--nme", "x"], "--nme"),
@@ -121,6 +148,7 @@ def test_debug_shows_the_trace(fit: Callable[..., Any]) -> None:
         ("config: [a.yaml, 3]", "config names a base file, or a list of them, not ['a.yaml', 3]"),
         ("config: self.yaml", "its config key leads back to itself"),
         ("rounds: [1", "is not YAML"),
+        ("name: 2024-02-30", "is not YAML"),
         ("config: nowhere.yaml", "there is no file"),
         ("[rounds, 3]", "expected keys with values"),
         ("config: 3", "config names a base file, or a list of them, not 3"),

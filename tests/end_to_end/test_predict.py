@@ -15,6 +15,7 @@ from PIL import Image
 from fedmtl import prediction
 from fedmtl.commands.restored import restore
 from fedmtl.errors import UserError
+from fedmtl.export.card import escape
 from fedmtl.models import backbone
 
 
@@ -122,6 +123,9 @@ def test_runs_without_a_unified_model(
     assert "--client" in result.error
     rows = json.loads((run / "federation.json").read_text())
     assert fedmtl("predict", run, picture, "--out", tmp_path / "out", "--client", rows[0]["client"]).code == 0
+    client = rows[-1]["client"]
+    assert fedmtl("export", run, "--formats", "timm", "--client", client).code == 0
+    assert f"The model of client {escape(client)} " in (run / "export" / client / "README.md").read_text()
     orchestrator = restore("evaluate", None, run, "last", []).orchestrator
     engine, server = orchestrator.engine, orchestrator.server
     for row in rows:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,14 +174,31 @@ def test_a_folder_that_cannot_be_made(fedmtl: Any, sweep: Any, tmp_path: Path, o
     assert re.fullmatch(r"fedmtl sweep: error: --out: \S+ can't be made \(.+\); name a folder .*\n", result.error)
 
 
-def test_a_table_that_cannot_be_written(fedmtl: Any, sweep: Any, runs: Path, capsys: Any) -> None:
-    primary = {"semseg": {"metric": "mIoU", "higher_is_better": True, "protocol": ""}}
-    entry = {"round": 1, "metrics": {"semseg": {"mIoU": 12.5}}, "delta_m": None}
+def lay_down(folder: Path, tasks: Sequence[str]) -> None:
+    """A finished run of one round."""
+    primary = {task: {"metric": "mIoU", "higher_is_better": True, "protocol": ""} for task in tasks}
+    entry = {"round": 1, "metrics": {task: {"mIoU": 12.5} for task in tasks}, "delta_m": None}
     results = {"name": "x", "rounds": 1, "primary": primary, "validation": {}, "last": entry, "best": entry}
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("name: x\nrounds: 1\n")
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+def test_a_pipe_gets_whole_lines(fedmtl: Any, sweep: Any, runs: Path) -> None:
+    files = [f"/a/method-with-a-long-name-{letter}.yaml" for letter in "ab"]
+    tasks = ["semseg", *(f"another_long_task_{i}" for i in range(9))]
+    for file in files:
+        lay_down(runs / "small" / Path(file).stem, tasks)
+    result = fedmtl(*sweep(parameters={"config": {"values": files}}))
+    assert result.code == 0
+    (head,) = [line for line in result.out.splitlines() if "runs ┃" in line]
+    assert all(f"{task} mIoU ↑" in head for task in tasks)
+    assert all(f"│ {Path(file).stem} │ 1 " in re.sub(" +", " ", result.out) for file in files)
+
+
+def test_a_table_that_cannot_be_written(fedmtl: Any, sweep: Any, runs: Path, capsys: Any) -> None:
     for name in ("rho_1", "rho_0.3"):
-        (runs / "small" / name).mkdir(parents=True)
-        (runs / "small" / name / "config.yaml").write_text("name: x\nrounds: 1\n")
-        (runs / "small" / name / "results.json").write_text(json.dumps(results))
+        lay_down(runs / "small" / name, ["semseg"])
     (runs / "small" / "sweep.csv").mkdir()
     with pytest.raises(SystemExit, match="1"):
         fedmtl(*sweep())

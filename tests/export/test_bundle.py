@@ -15,6 +15,7 @@ from fedmtl.errors import UserError
 from fedmtl.export import Outcome, bundle, export, programs
 from fedmtl.export.bundle import WRITERS
 from fedmtl.prediction import Predictor
+from fedmtl.prediction.folders import SYSTEM
 
 
 def writes(text: str, name: str = "torch", difference: float = 0.0) -> Any:
@@ -128,6 +129,10 @@ def test_what_was_added_to_an_earlier_export_stays(
 ) -> None:
     monkeypatch.setitem(WRITERS, "torch", writes("one"))
     export(predictor, tmp_path, formats=["torch"])
+    for name in SYSTEM:
+        (tmp_path / "torch" / name).touch()
+    assert export(predictor, tmp_path, formats=["torch"])[0].done
+    assert [path.name for path in (tmp_path / "torch").iterdir()] == ["model.pt2"]
     (tmp_path / "torch" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="holds torch that"):
         export(predictor, tmp_path, formats=["torch"])

@@ -1,5 +1,6 @@
 """The model card says what the run's folder says, and no name in it acts as Markdown, HTML or YAML."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ from fedmtl.tasks import Depth, SemSeg
 EVIL = "<script>|`x`|](javascript:1)\n---\n# own"
 
 
-@pytest.fixture
-def card() -> str:
+def card_of(client: str | None = None, share: str = "model", tasks: Sequence[str] = ("semseg", "depth")) -> str:
     config: dict[str, Any] = {
         "name": EVIL,
+        "share": share,
         "data": {"init_args": {"root": "/home/me/secret/nyud", "cache": "/home/me"}},
         "out": "/home/me/runs",
         "note": "```\n</details>",
@@ -34,14 +35,23 @@ def card() -> str:
         {"round": 2, "val/semseg/mIoU": 20.0, "val/semseg/delta": 3.0, "val/depth/RMSE": 1.25, "val/depth/delta": 4.0},
     ]
     primary = {"semseg": Primary("mIoU", True, "2 classes"), "depth": Primary("RMSE", False)}
-    federation = [{"client": "a", "data": EVIL, "tasks": ["semseg", "depth"], "images": 12}]
+    federation = [
+        {"client": "a", "data": EVIL, "tasks": ["semseg", "depth"], "images": 12},
+        {"client": EVIL, "data": "scenes", "tasks": ["semseg"], "images": 5},
+    ]
     run = Run(Path("a"), EVIL, config, rows, None, federation, primary, {"scenes": 7})
     torch.manual_seed(0)
-    model = UnifiedModel({"semseg": 2, "depth": 1}, backbone="test_convnext", channels=8)
-    tasks = {"semseg": SemSeg(num_classes=2, class_names=["wall", EVIL]), "depth": Depth()}
-    heads = Heads("scenes", tasks, ValTransform(size=(32, 48)), (32, 48))
+    every = {"semseg": SemSeg(num_classes=2, class_names=["wall", EVIL]), "depth": Depth()}
+    own = {name: every[name] for name in tasks}
+    model = UnifiedModel({name: t.channels for name, t in own.items()}, backbone="test_convnext", channels=8)
+    heads = Heads("scenes", own, ValTransform(size=(32, 48)), (32, 48))
     outcome = Outcome("torch", difference=2e-6, size=(32, 48), free=("batch",))
-    return model_card(Predictor(model, [heads], run=run, round=2), [outcome])
+    return model_card(Predictor(model, [heads], run=run, round=2, client=client), [outcome])
+
+
+@pytest.fixture
+def card() -> str:
+    return card_of()
 
 
 def test_numbers(card: str) -> None:
@@ -67,6 +77,32 @@ def test_names_are_only_names(card: str) -> None:
     assert card.count("\n````") == 2  # the configuration holds a fence of three
 
 
+@pytest.mark.parametrize("share", ["encoder", "none"])
+def test_a_clients_own_model(share: str) -> None:
+    card = card_of(EVIL, share, ["semseg"])
+    assert (
+        f"# {escape(EVIL)}, client {escape(EVIL)}\n\nThe model of client {escape(EVIL)} for 1 dense vision task, "
+        in card
+    )
+    assert "| semseg | mIoU" in card
+    assert "| depth |" not in card
+    assert "mean over the clients that have the task, not that of this model alone." in card
+    assert "Δm" not in card
+    alone = share == "none"
+    assert ("trained on its own pictures and labels alone" in card) == alone
+    assert ("- federated-learning" in card) != alone
+    assert ("1 client, " in card) == alone
+    assert ("Of these 5 are this client's own." in card) != alone
+
+
+def test_the_unified_model_with_some_of_its_heads() -> None:
+    card = card_of(tasks=["semseg"])
+    assert "One model for 1 dense vision task, trained across clients" in card
+    assert "| depth |" not in card
+    assert "Δm" not in card
+    assert "mean over the clients" not in card
+
+
 @given(st.text())
 def test_escape(text: str) -> None:
     found = escape(text)
@@ -87,6 +123,6 @@ def test_fences_hold(text: str) -> None:
 def test_delta_m_is_over_all_tasks_or_left_out() -> None:
     row = {"round": 1, "val/semseg/mIoU": 20.0, "val/semseg/delta": 3.0, "val/depth/RMSE": None}
     primary = {"semseg": Primary("mIoU", True), "depth": Primary("RMSE", False)}
-    text = _results(Run(Path("a"), "a", {"baseline": "b"}, [row], None, [], primary, None))
+    text = _results(Run(Path("a"), "a", {"baseline": "b"}, [row], None, [], primary, None), primary)
     assert "| depth | RMSE ↓ | – | – | – | – |" in text
     assert text.endswith("Δm is left out: not every task has a finite Δ.")

@@ -9,6 +9,7 @@ from PIL import Image
 from fedmtl.data import decode
 from fedmtl.errors import UserError
 from fedmtl.prediction.drawing import as_png, classes, overlay, save
+from fedmtl.prediction.folders import SYSTEM
 from fedmtl.tasks import Depth, Edge, Normals, Regression, Saliency, SemSeg
 from fedmtl.tasks.base import class_palette
 
@@ -95,6 +96,10 @@ def test_an_earlier_prediction_is_replaced_whole_and_nothing_else(tmp_path: Path
     save(tmp_path / "p", picture, {"edge": value, "depth": value}, tasks)
     save(tmp_path / "p", picture, {"depth": value}, tasks, raw="png")
     left = ["all-tasks.png", "depth.png", "depth.raw.png"]
+    assert sorted(path.name for path in (tmp_path / "p").iterdir()) == left
+    for name in SYSTEM:
+        (tmp_path / "p" / name).touch()
+    save(tmp_path / "p", picture, {"depth": value}, tasks, raw="png")
     assert sorted(path.name for path in (tmp_path / "p").iterdir()) == left
     (tmp_path / "p" / "mine.txt").touch()
     (tmp_path / "photos").mkdir()

@@ -92,6 +92,15 @@ def test_names_never_meet_nor_leave(texts: list[str]) -> None:
         assert name.isprintable()
 
 
+@pytest.mark.parametrize("text", ["字", "é", "a字", "a", "🙂字"])
+def test_long_names_can_be_made(text: str, tmp_path: Path) -> None:
+    names = Names()
+    for name in [names(Path(text * 100 + f"{end}.png")) for end in ("", "x", "x")]:
+        (tmp_path / name).mkdir()
+        assert len(name.encode()) < 143
+        assert "\N{REPLACEMENT CHARACTER}" not in name
+
+
 def test_names_read_well() -> None:
     names = Names()
     assert [names(Path(p)) for p in ("a/b.png", "a/b.jpg", "A/B.png", "room 1.png")] == [

@@ -159,6 +159,21 @@ def test_names_never_clash_nor_leave_the_folder(tmp_path: Path) -> None:
     assert names(tmp_path, config={"values": ["logs.yaml"]}) != ["logs"]
 
 
+def test_more_draws_rename_no_run(tmp_path: Path) -> None:
+    search = sweep(tmp_path, method="random", parameters={"a": {"min": 0.12341, "max": 0.12344}}, run_cap=30)
+    found = run_names(search, search.settings())
+    assert run_names(search, search.settings(2)) == found[:2]
+    assert found[0] == "a_0.1234"
+    assert len({*found}) == 30
+
+
+def test_a_name_with_a_hash_may_be_taken_too(tmp_path: Path) -> None:
+    first, second = names(tmp_path, p={"values": ["a", "A"]})
+    hashed = second.removeprefix("p_")
+    assert names(tmp_path, p={"values": [hashed, "a", "A"]})[:2] == [f"p_{hashed}", first]
+    assert len({*names(tmp_path, p={"values": [hashed, "a", "A"]})}) == 3
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

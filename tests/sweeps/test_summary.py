@@ -68,8 +68,8 @@ def score(given: dict[str, Any]) -> dict[str, float]:
 GRID = {"rho": {"values": [1.0, 0.2, 0.5]}, "seed": {"values": [0, 1, 2]}}
 
 
-def shown(result: Summary) -> str:
-    console = Console(width=200, record=True, file=io.StringIO())
+def shown(result: Summary, width: int = 200) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(summary.table(result))
     return console.export_text()
 
@@ -169,6 +169,33 @@ def test_cells_are_no_formulas(summed: Any) -> None:
     rows = list(csv.DictReader(io.StringIO(summary.as_csv(result))))
     assert [row["'-a"] for row in rows] == ["'=1+1", "'-1+1", "b", "-3"]
     assert rows[0]["run"] == "'-x"
+
+
+TEXTS = ["[semseg,depth]", "[/data/x]", "[red]a$x^2$b", "a:warning:b"]
+
+
+def test_values_are_no_markup(summed: Any, tmp_path: Path) -> None:
+    result = summed(
+        lambda given: {"semseg": 1.0, "depth": 1.0},
+        parameters={"[b]x": {"values": TEXTS}},
+        metric={"name": "val/semseg/mIoU"},
+    )
+    text = shown(result)
+    assert [value for value in [*TEXTS, "[b]x"] if value not in text] == []
+    svg = plot.draw(result, tmp_path / "sweep")[1].read_text()
+    assert all(f">{value}<" in svg for value in TEXTS)
+
+
+def test_a_narrow_table_cuts_nothing_off(summed: Any) -> None:
+    values = [f"a-long-name-that-ends-in-{letter}" for letter in "abc"]
+    metric = {"name": "val/semseg/mIoU"}
+    result = summed(score, parameters={"config": {"values": values}, **GRID}, metric=metric)
+    text = shown(result, 50)
+    assert "…" not in text
+    rows = [[cell.strip() for cell in line.split("│")] for line in text.splitlines() if line.startswith("│")]
+    column = "".join(row[1] for row in rows)
+    assert [column.count(value) for value in values] == [3, 3, 3]
+    assert max(map(len, text.splitlines())) <= 50
 
 
 def test_a_plot_that_cannot_be_written_leaves_the_one_before(summed: Any, tmp_path: Path) -> None:

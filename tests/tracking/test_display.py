@@ -156,6 +156,27 @@ def test_another_size_of_the_terminal(clock: list[float]) -> None:
         assert screen.text.startswith("run  round 1/4")
 
 
+@pytest.mark.usefixtures("clock")
+def test_a_view_that_can_not_be_drawn_ends_and_the_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = Pipe(terminal=True)
+    console = Console(file=file, force_terminal=True, width=100, height=24)
+
+    def render(progress: Any, **_: Any) -> str:
+        return "a view" if progress.round < 2 else [][0]
+
+    monkeypatch.setattr(display, "render", render)
+    monkeypatch.setattr(display, "COST", 1.0)
+    with messages(console, "live"), display_of(console, "live") as shown:
+        train(shown, 4)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the live view ends, for drawing it failed (IndexError: list index out of range)"
+    ]
+    assert "round 4/4" in file.getvalue()
+    assert file.getvalue().count("\x1b[?25h") == 1  # the cursor is back
+
+
 def test_the_live_view_is_drawn_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(display, "perf_counter", lambda: now[0])

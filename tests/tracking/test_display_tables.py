@@ -32,6 +32,18 @@ def test_results() -> None:
     assert "+3.25" in shown
 
 
+def test_ranges_of_many_clients_are_of_numbers() -> None:
+    alike = {"data": "Scenes", "tasks": ["depth"], "ids": [], "input": "image"}
+    different = [("10.20 M", "26%", 9), ("3.40 M", "100%", 10), ("3.50 M", "30%", 11)]
+    rows = [
+        {"client": f"c{i}", **alike, "weights": weights, "shares": shares, "images": images}
+        for i, (weights, shares, images) in enumerate(different * 11)
+    ]
+    shown = text(federation_table(rows))
+    for expected in ("3.40 M–10.20 M", "26%–100%", "9–11", " image "):
+        assert expected in shown
+
+
 def test_federation() -> None:
     rows = [{"client": NAME, "data": "Scenes", "tasks": ["[red]", "depth"], "images": 3, "ids": []}]
     shown = text(federation_table(rows))

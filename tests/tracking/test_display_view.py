@@ -1,6 +1,7 @@
 """The live view, drawn at many sizes and read as text; and the lines of a log."""
 
 import io
+import math
 import re
 from typing import Any
 
@@ -65,7 +66,9 @@ def text(progress: Progress, width: int, height: int, **console: Any) -> str:
     return screen.export_text()
 
 
-@pytest.mark.parametrize(("width", "height"), [*SIZES, (40, 10), (30, 5), (20, 1), (100, 8), (130, 4), (300, 9)])
+@pytest.mark.parametrize(
+    ("width", "height"), [*SIZES, (40, 10), (30, 5), (20, 1), (100, 8), (130, 4), (130, 3), (130, 2), (300, 9)]
+)
 @pytest.mark.parametrize("each", [1, 2, 7, 50])
 @pytest.mark.parametrize("baseline", [True, False])
 def test_it_fits(width: int, height: int, each: int, baseline: bool) -> None:
@@ -76,6 +79,20 @@ def test_it_fits(width: int, height: int, each: int, baseline: bool) -> None:
             lines = text(progress, width, height).splitlines()
             assert 1 <= len(lines) <= height
             assert max(map(len, lines)) <= width
+
+
+def test_a_wide_terminal_without_clients() -> None:
+    progress = Progress(2, 2, {"t": Primary("F", True)}, "run")
+    progress.note({"round": 1, "val/t/F": 1.0})
+    assert "F ↑" in text(progress, 160, 20)
+
+
+def test_the_best_of_means_is_a_number() -> None:
+    progress = Progress(3, 2, {"t": Primary("F", True)}, "run", baseline={"name": "b", "metrics": {"t": 1.0}})
+    for round, change in enumerate((math.nan, 2.0, 1.0), 1):
+        progress.note({"round": round, "val/t/F": 1.0, "val/delta_m": change})
+    last, best = next(line for line in text(progress, 80, 20).splitlines() if "Δm" in line).split()[-5:-2:2]
+    assert (last, best) == ("+1.00", "+2.00")
 
 
 def test_small_terminal() -> None:

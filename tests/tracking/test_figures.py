@@ -60,6 +60,23 @@ def test_a_title_stays_in_its_column():
     assert (long[:, :200] != none[:, :200]).any()
 
 
+def test_strips_are_replaced_as_a_whole(tmp_path, monkeypatch):
+    path = tmp_path / "latest.npz"
+    save_strips(path, 1, {"depth": [noise(10, 30)]})
+    before = path.read_bytes()
+
+    def half(file, **arrays):
+        file.write(b"half")
+        assert path.read_bytes() == before
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", half)
+    with pytest.raises(OSError, match="No space left"):
+        save_strips(path, 2, {"depth": [noise(10, 30)]})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_strips_are_kept_as_they_are_and_large_ones_shrunk(tmp_path):
     small, large = noise(10, 30), np.concatenate([np.full((500, 375, 3), i * 50, np.uint8) for i in range(3)], axis=1)
     path = tmp_path / "figures" / "latest.npz"

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from fedmtl.commands.data.parser import Parser
 from fedmtl.commands.data.sources import Chosen, choose, with_choice
+from fedmtl.commands.words import say
 from fedmtl.data.check import Finding, Findings, Values, check, in_both
 from fedmtl.data.source import SPLITS, Split
 from fedmtl.errors import UserError
@@ -211,8 +212,3 @@ def conclude(problems: list[dict[str, Any]], checked: int, written: Path | None,
     kinds = Counter(problem["kind"] for problem in problems)
     counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
     say(console, f"{len(problems):,} of {checked:,} files are not as they should be: {counted}")
-
-
-def say(console: Console, line: str) -> None:
-    """Prints a line as it is."""
-    console.print(line, markup=False, highlight=False, soft_wrap=True)

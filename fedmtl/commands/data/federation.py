@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
-from rich.console import Console
 
 from fedmtl.commands.configuration import experiment_parser, parse, plain_errors
+from fedmtl.commands.words import terminal
 from fedmtl.errors import UserError
 from fedmtl.federation import make_clients, table
 from fedmtl.tracking.display import federation_table
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
     with plain_errors():
         objects = made.instantiate(config)
     rows = table(make_clients(objects.clients, objects.data, objects.partition, seed=objects.seed), objects.local)
-    Console().print(federation_table(rows))
+    terminal().print(federation_table(rows))
     if config.save:
         lists = ",\n".join(f"{_json(row['client'])}: {_json(row['ids'])}" for row in rows)
         try:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 from torch import Tensor
 
 from fedmtl.commands.data.parser import Parser
 from fedmtl.commands.data.sources import Chosen, choose, with_choice
+from fedmtl.commands.words import say, terminal
 from fedmtl.data.source import SPLITS, DataSource, Sample, Split
 from fedmtl.data.transforms import MEAN, STD
 from fedmtl.errors import UserError
@@ -47,12 +47,7 @@ def main(arguments: list[str]) -> None:
             picture.save(out)
         except OSError as error:
             raise UserError(f"--out: can't write {out} ({error.strerror})") from error
-        Console().print(
-            f"{out}: {len(images)} of the {len(data.source.ids(own.split))} {own.split} images of {name}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(terminal(), f"{out}: {len(images)} of the {len(data.source.ids(own.split))} {own.split} images of {name}")
 
 
 def pick(source: DataSource, split: Split, count: int, seed: int | None) -> list[int]:

@@ -2,8 +2,8 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from time import perf_counter
 from typing import Any, Literal
@@ -17,6 +17,8 @@ from rich.segment import ControlType
 from fedmtl.delta_m import Primary
 from fedmtl.tracking.display.progress import Member, Progress
 from fedmtl.tracking.display.view import render, round_line
+
+log = logging.getLogger(__name__)
 
 Shows = Literal["live", "plain", "quiet"]
 
@@ -80,7 +82,7 @@ class Display:
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         self.progress.end("finished" if kind is None else "stopped", perf_counter())
         if self._live is not None:
-            self._live.stop()  # draws it once more
+            self._draw(self._live.stop)  # draws it once more
 
     def start_round(self, round: int) -> None:
         """A round begins."""
@@ -122,9 +124,20 @@ class Display:
             self.console.clear()  # lines that the terminal has broken anew could not be taken back one by one
             self._size = self.console.size
         self.progress.now = started
-        self._live.refresh()
+        self._draw(self._live.refresh)
         ended = perf_counter()
         self._due = ended + max(INTERVAL, (ended - started) / COST)
+
+    def _draw(self, draws: Callable[[], None]) -> None:
+        """Draws; where that fails, the run goes on with one line per round."""
+        try:
+            draws()
+        except Exception as error:  # no picture is worth a run
+            live, self._live, self.shows = self._live, None, "plain"
+            if live is not None:
+                with suppress(Exception):
+                    live.stop()  # it tries once more to draw
+            log.warning("the live view ends, for drawing it failed (%s: %s)", type(error).__name__, error)
 
     def _view(self) -> RenderableType:
         width, height = self.console.size

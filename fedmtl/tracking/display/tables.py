@@ -1,5 +1,7 @@
 """Who takes part in a run, and what came of it, as tables for a terminal."""
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,14 +34,20 @@ def _by_tasks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         alike.setdefault((row["data"], *row["tasks"]), []).append(row)
 
     def together(values: set[Any]) -> str:
-        ends = [str(end) for end in (min(values), max(values))] if len(values) > 1 else [str(*values)]
-        return "–".join(ends)
+        ordered = sorted(map(str, values), key=_amount)
+        return "–".join(dict.fromkeys([ordered[0], ordered[-1]]))
 
     return [
         {"client": f"{len(own)} clients", "data": own[0]["data"], "tasks": own[0]["tasks"]}
         | {column: together({row[column] for row in own}) for column in own[0] if column not in TOGETHER}
         for own in alike.values()
     ]
+
+
+def _amount(text: str) -> tuple[float, str]:
+    """What sorts ``3.40 M`` before ``10.20 M``, and words after numbers."""
+    found = re.match(r"\d+(\.\d+)?", text)
+    return float(found[0]) if found else math.inf, text
 
 
 def results_table(results: Mapping[str, Any]) -> Table:

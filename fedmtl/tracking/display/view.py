@@ -34,13 +34,13 @@ def render(progress: Progress, *, width: int, height: int) -> RenderableType:
     head = [_bar(progress, width), *([_status(progress)] if height > 1 else [])]
     metrics = [] if progress.phase == "finished" else _metric_rows(progress)  # a table of results comes after it
     room = height - len(head)
-    if width >= SIDE_BY_SIDE and metrics:
+    if width >= SIDE_BY_SIDE and metrics and progress.clients and room > 1:
         half = (width - 4) // 2
         room -= room > 8
         lines, more = _fitting(progress, room)
         grid = Table.grid(Column(width=width - half - 4), Column(width=half), padding=(0, 4, 0, 0))
         grid.add_row(_clients(lines, more, width - half - 4), _metrics(metrics, room, progress, half))
-        body: list[RenderableType] = [grid] if room > 0 else []
+        body: list[RenderableType] = [grid]
         gaps = room > 8
     else:
         least = len(progress.clients)
@@ -163,7 +163,8 @@ def _metric_rows(progress: Progress) -> list[Row]:
         rows.append((task, name, values, progress.best(task), base.get(task), change, p.higher_is_better))
     if progress.changes.get(""):
         means = progress.changes[""]
-        rows.append(("all", "Δm ↑ %", means, max(means), None, None, True))
+        best = max(filter(math.isfinite, means), default=None)
+        rows.append(("all", "Δm ↑ %", means, best, None, None, True))
     return rows
 
 
