@@ -86,7 +86,8 @@ def show(columns: Row, rows: list[Row]) -> None:
     if not console.is_terminal:
         sys.stdout.write("".join("\t".join(row) + "\n" for row in rows))
         return
-    if max(len(row[0]) for row in rows) > console.width // 2:  # beside such names there is no room for a text
+    before_text = sum(max(map(len, column)) + 2 for column in list(zip(*rows, strict=True))[:-1])
+    if before_text > console.width / 2:
         for name, *rest in rows:
             console.print(Text(name, style="bold"), soft_wrap=True)
             console.print(Padding(Text("  ".join(filter(None, rest))), (0, 0, 0, 4)))
