@@ -28,5 +28,7 @@ if __name__ == "__main__":
             log = os.open(order["log"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)
+            # what Python knows of the streams is of those that they were
+            sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
             exec(order["first"])
             sys.exit(main(order["words"]))

@@ -103,7 +103,7 @@ os.environ["TERM"] = "xterm-256color"
     os.close(inner)
     while block := _read(outer):
         said += block
-    assert process.wait() == 0
+    assert process.wait() == 0, said.decode()
     os.close(outer)
     text = said.decode()
     views = re.findall(r"round \d/2", text)
