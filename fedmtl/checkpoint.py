@@ -77,7 +77,14 @@ class Checkpoints:
         """
         self.wait()
         state = {"format": FORMAT, **state, "clients": dict(kept or {})} if self.leads else {}
-        copy = apply_to_collection(state, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
+        copies: dict[int, Tensor] = {}  # of a tensor that several clients keep there is one
+
+        def copied(tensor: Tensor) -> Tensor:
+            if id(tensor) not in copies:
+                copies[id(tensor)] = tensor.detach().to("cpu", copy=True)
+            return copies[id(tensor)]
+
+        copy = apply_to_collection(state, Tensor, copied)
         self.failed = False
 
         def write() -> None:

@@ -82,7 +82,7 @@ def load_baseline(path: str, primary: Mapping[str, Primary], validation: Mapping
     Raises:
         UserError: no such file, not a results file, or not comparable.
     """
-    file = Path(path)
+    file = Path(path).expanduser()
     file = file / "results.json" if file.is_dir() else file
     try:
         results = json.loads(file.read_text(encoding="utf-8"))

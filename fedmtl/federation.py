@@ -201,18 +201,27 @@ def _exchange(source: DataSource, members: Sequence[Member], rng: np.random.Gene
     labelled = {task: np.array([source.has_label("train", i, task) for i in range(count)]) for task in tasks}
     if all(known.all() for known in labelled.values()):
         return
-    usable = [np.any([labelled[task] for task in member.group.tasks], axis=0) for member in members]
+    usable = np.array([np.any([labelled[task] for task in member.group.tasks], axis=0) for member in members])
     owner = {i: k for k, member in enumerate(members) for i in member.shard}
-    wanting: dict[int, tuple[Iterator[int], Iterator[int]]] = {}
+
+    def swaps(k: int, useless: list[int], offers: list[int]) -> Iterator[tuple[int, int]]:
+        """What client k may give and get, each looked for only when the one before is done."""
+        left: dict[bytes, Iterator[int]] = {}  # what an owner can't take may go for an image that it can use
+        for i in useless:
+            if owner[i] == k:
+                good = left.setdefault(usable[:, i].tobytes(), iter(offers))
+                j = next((j for j in good if owner[j] != k and usable[owner[j], i]), None)
+                if j is not None:
+                    yield i, j
+
+    wanting = {}
     for k, member in enumerate(members):
-        useless = [i for i in member.shard if not usable[k][i]]
-        offers = rng.permutation([i for i, m in owner.items() if m != k and usable[k][i]]).tolist() if useless else []
-        wanting[k] = iter(useless), iter(offers)
+        useless = [i for i in member.shard if not usable[k, i]]
+        offers = rng.permutation([i for i, m in owner.items() if m != k and usable[k, i]]).tolist() if useless else []
+        wanting[k] = swaps(k, useless, offers)
     while wanting:  # one image each in turn, so that none goes without where there are few
-        for k, (bad, good) in list(wanting.items()):
-            pair = next(
-                ((i, j) for i in bad if owner[i] == k for j in good if owner[j] != k and usable[owner[j]][i]), None
-            )
+        for k, own in list(wanting.items()):
+            pair = next(own, None)
             if pair is None:
                 del wanting[k]
             else:

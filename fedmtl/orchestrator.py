@@ -83,7 +83,8 @@ class Orchestrator:
         self.baseline: Mapping[str, Any] | None = None
         self.primary = primary_metrics({head: t for view in validation.values() for head, t in view.tasks.items()})
         self.measured_on = {name: len(view) for name, view in validation.items()}
-        self.signs = WarningSigns(self.primary, {client.name: client.tasks for client in self.clients})
+        tasks = {client.name: client.tasks for client in self.clients}
+        self.signs = WarningSigns(self.primary, tasks, engine.worker.upload)
         self.details: dict[str, Any] = {}  # of the last round's diagnostics
         self.refused: list[str] = []  # clients whose updates the last round left out
         self.round = 0  # rounds done
@@ -198,6 +199,7 @@ class Orchestrator:
         row["server/refused"] = len(self.refused)
         row["bytes/up"] = sum(report.bytes_up for report in reports if report.accepted)
         before = self.server.state["encoder"].vector.clone() if diagnosing else None
+        self.server.check_round()
         self._moving = True
         self.server.step()
         self.engine.commit()

@@ -198,6 +198,16 @@ def test_an_image_is_exchanged_once() -> None:
         assert max(len(shard) for shard in images(clients)) <= 2
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_an_image_that_nobody_can_use_does_not_end_the_exchange(seed: int) -> None:
+    people, deep = set(range(0, 24, 3)), set(range(1, 24, 3))
+    data = Partly(24, people, deep)
+    first, second = map(set, images(make_clients([ClientGroup(["semseg"], count=2)], data, seed=seed)))
+    swapped = min(len(first & people), len(second & deep))
+    shards = images(make_clients([ClientGroup(["depth"]), ClientGroup(["parts"])], data, seed=seed))
+    assert [len(shard) for shard in shards] == [len(first & deep) + swapped, len(second & people) + swapped]
+
+
 def test_heads_of_two_data_sets_may_not_collide() -> None:
     near, far = People(4, set()), People(4, set())
     near.tasks = {"b_depth": Depth()}

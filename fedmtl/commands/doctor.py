@@ -271,7 +271,7 @@ def devices() -> Iterator[Finding]:
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
             card = torch.cuda.get_device_properties(i)
-            bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16: fabric.precision: 32-true"
+            bf16 = "bf16" if torch.version.hip or card.major >= 8 else "no bf16: fabric.precision: 32-true"
             yield Finding(f"cuda:{i}", "ok", f"{card.name}, {card.total_memory / 2**30:.0f} GiB, CUDA {cuda}, {bf16}")
     elif cuda and shutil.which("nvidia-smi"):
         advice = "see whether nvidia-smi works, and whether CUDA_VISIBLE_DEVICES hides it"

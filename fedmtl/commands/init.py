@@ -94,6 +94,7 @@ def contents(name: str, data: str, method: str, root: Path | None) -> dict[str, 
         if data == "folder":
             base = re.sub(r"(?m)^  - \{tasks: .*\n(?:  - .*\n)*", _clients(root), base)
     about, _, method_keys = _read(experiments() / "methods" / f"{method}.yaml").partition("\n")
+    method_keys = _for_few_clients(data, method) or method_keys
     lies = _root(base)
     values = {"name": name, "method": method}
     values["data"] = NEEDS_DATA.format(root=lies, word=shlex.quote(lies)) if lies else ""
@@ -107,6 +108,13 @@ def contents(name: str, data: str, method: str, root: Path | None) -> dict[str, 
         "mine.py": _read(TEMPLATES / "mine.py"),
         "README.md": _filled("README.md", values),
     }
+
+
+def _for_few_clients(data: str, method: str) -> str:
+    """What a method's file says anew for a data set; of pictures of one's own, as for NYUD-v2 with its four clients."""
+    path = experiments() / f"{'nyud' if data == 'folder' else data}_{method}.yaml"
+    head, _, keys = (_read(path) if path.is_file() else "").partition(f"\nname: {path.stem}\n")
+    return keys if f"methods/{method}.yaml" in head else ""
 
 
 def _root(base: str) -> str:

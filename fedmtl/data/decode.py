@@ -2,25 +2,28 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from fedmtl.errors import UserError
 from fedmtl.tasks import Task
 from fedmtl.tasks.base import Label
 
 UNKNOWN = 255  # class value of a pixel without label
+SUBFILE, REDUCED, MASK = 254, 1, 4  # TIFF's tag NewSubfileType and two of its bits
+T = TypeVar("T")
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")  # not PostScript, which Pillow has run by Ghostscript
 
 
-def open_with(decode: Callable[..., Label], task: Task | None, *paths: Path) -> Label:
+def open_with(decode: Callable[..., T], task: Task | None, *paths: Path) -> T:
     """Decodes files; whatever a decoder may raise on a broken one becomes a message that names the first.
 
     Raises:
-        UserError: a file is missing or broken.
+        UserError: a file is missing or broken, or the system can't read it.
     """
     try:
         return decode(task, *paths)
@@ -30,7 +33,18 @@ def open_with(decode: Callable[..., Label], task: Task | None, *paths: Path) -> 
         raise UserError(f"{error.filename or paths[0]}: no such file; complete the data set") from error
     except Exception as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{paths[0]}: cannot be read ({type(error).__name__}: {reason}); replace the file") from error
+        said = f"{paths[0]}: cannot be read ({type(error).__name__}: {reason}); replace the file"
+        if isinstance(error, MemoryError):
+            said = f"{paths[0]}: not enough memory to decode it{reason and f' ({reason})'}; "
+            said += "set fewer fabric.workers, or make the pictures smaller"
+        elif isinstance(error, OSError) and is_passing(error):
+            said = f"{error.filename or paths[0]}: can't be opened or read ({error.strerror}); mend that, not the file"
+        raise UserError(said) from error
+
+
+def is_passing(error: BaseException | None) -> bool:
+    """Whether a failure is the system's, which may pass, and not a file's: Pillow's own OSErrors have no number."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
 
 
 def picture(path: Path, modes: Collection[str], convert: str | None = None) -> NDArray[Any]:
@@ -38,6 +52,7 @@ def picture(path: Path, modes: Collection[str], convert: str | None = None) -> N
     with Image.open(path, formats=FORMATS) as opened:
         if opened.mode not in modes:
             raise UserError(f"{path}: found a picture of mode {opened.mode}, expected {' or '.join(modes)}")
+        _expect_one_page(path, opened)
         ImageOps.exif_transpose(opened, in_place=True)  # upright, as the tools show it that labels are drawn with
         return np.array(opened.convert(convert) if convert else opened)
 
@@ -200,10 +215,27 @@ def _stored(path: Path, colours: bool, alpha: bool) -> NDArray[Any]:
             raise UserError(f"{path}: found a picture of mode {mode}, expected grey, RGB or palette colours")
         if mode in ("L", "LA", "RGB", "RGBA") and ";16" in str(getattr(opened, "tile", "")):
             raise UserError(f"{path}: found several channels of 16 bits, which Pillow cuts to 8; save it as .npy")
+        _expect_one_page(path, opened)
         convert = {"LA": "L", "RGBA": "RGB"}.get(mode) if not alpha else None
         convert = "RGB" if mode == "P" and colours else convert
         ImageOps.exif_transpose(opened, in_place=True)
         return np.array(opened.convert(convert) if convert else opened)
+
+
+def _expect_one_page(path: Path, opened: Image.Image) -> None:
+    """Refuses a TIFF of which only the first page would be read; overviews and masks, as GeoTIFFs have, may follow."""
+    if not isinstance(opened, TiffImageFile) or opened.n_frames == 1:
+        return
+    size, pages = opened.size, 1
+    for page in range(1, opened.n_frames):
+        opened.seek(page)
+        pages += opened.size == size and not opened.tag_v2.get(SUBFILE, 0) & (REDUCED | MASK)
+    opened.seek(0)
+    if pages > 1:
+        raise UserError(
+            f"{path}: found {pages} pages of one size, expected one; keep the one that counts, or save all as .npy and "
+            "choose bands"
+        )
 
 
 def plane(path: Path, values: NDArray[Any]) -> NDArray[Any]:

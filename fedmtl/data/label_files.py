@@ -207,17 +207,21 @@ class ValueLabels(Labels):
         if self.scale == 0:
             raise ValueError("scale must not be 0")
 
-    def stored(self, path: Path) -> Any:
-        """The numbers with NaN where unknown, float64."""
+    def stored(self, task: Task, path: Path) -> Any:
+        """The numbers with NaN where unknown, float64 (H, W), or (H, W, C) where the task has C > 1 channels."""
         stored = decode.numbers(path, self.key)
+        if task.channels == 1:
+            stored = decode.plane(path, stored)
+        elif stored.ndim != 3 or stored.shape[2] != task.channels:
+            raise UserError(f"{path}: found an array of shape {stored.shape}, expected (H, W, {task.channels})")
         values = stored.astype(np.float64)
         values[_among(stored, self.invalid)] = np.nan
         return values * self.scale + self.offset
 
     def decode(self, task: Task | None, path: Path) -> Label:
-        """Numbers, float32 of the stored shape; the task's `fill` where unknown."""
+        """Numbers, float32 (H, W) or (H, W, C); the task's `fill` where unknown."""
         assert task is not None
-        values = self.stored(path)
+        values = self.stored(task, path)
         return np.where(np.isfinite(values), values, task.fill).astype(np.float32)
 
 
@@ -227,7 +231,8 @@ class DepthLabels(ValueLabels):
 
     def decode(self, task: Task | None, path: Path) -> Label:
         """Metres, float32 (H, W), 0 unknown."""
-        return decode.depth(path, decode.plane(path, self.stored(path)))
+        assert task is not None
+        return decode.depth(path, self.stored(task, path))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -174,7 +174,7 @@ def have_parts(index: Path, folder: Path, ids: Sequence[str]) -> NDArray[np.bool
         ids: names of the images.
 
     Raises:
-        UserError: the index is malformed, or there is no annotation at all.
+        UserError: the index is malformed, there is no annotation at all, or the system can't read one.
     """
     listed = _json_object(index) if index.exists() else {}
     if not all(isinstance(numbers, list) for numbers in listed.values()):
@@ -200,9 +200,11 @@ def have_parts(index: Path, folder: Path, ids: Sequence[str]) -> NDArray[np.bool
 
 def _may_have_parts(path: Path) -> bool:
     try:
-        return bool(person_parts(None, path))
-    except Exception:  # whatever is wrong with the file, reading its label says it
-        return True
+        return bool(decode.open_with(person_parts, None, path))
+    except UserError as error:
+        if decode.is_passing(error.__cause__):
+            raise  # or the answer would be kept for good
+        return True  # whatever is wrong with the file, reading its label says it
 
 
 def _json_object(path: Path) -> dict[str, Any]:

@@ -111,7 +111,8 @@ class ValTransform:
 
     Args:
         size: height and width in pixels; a larger image stays as large as it is. None does not pad.
-        longest: an image with a longer side than this is shrunk to it, with antialiasing. None shrinks nothing.
+        longest: an image with a longer side than this is shrunk to it, with antialiasing. None shrinks nothing. A
+            predicted depth is taken as it is, though things look farther in a shrunk image: better shrink the files.
 
     Raises:
         ValueError: an argument is not a positive number.

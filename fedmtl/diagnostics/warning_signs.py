@@ -10,6 +10,7 @@ from itertools import pairwise
 from statistics import fmean, median
 from typing import Any
 
+from fedmtl.aggregation import DEA, UploadTransform
 from fedmtl.delta_m import Primary
 
 MEMORY = 20  # values of a number that are remembered
@@ -36,10 +37,17 @@ class WarningSigns:
     Args:
         primary: metric and direction of each task.
         tasks: tasks of each client, by its name.
+        upload: the clients' upload transforms; only a mask that goes by magnitude can show that magnitudes are flat.
     """
 
-    def __init__(self, primary: Mapping[str, Primary], tasks: Mapping[str, Collection[str]]) -> None:
+    def __init__(
+        self,
+        primary: Mapping[str, Primary],
+        tasks: Mapping[str, Collection[str]],
+        upload: Sequence[UploadTransform],
+    ) -> None:
         self.primary, self.tasks = dict(primary), {client: list(names) for client, names in tasks.items()}
+        self.by_magnitude = any(isinstance(transform, DEA) and transform.select == "magnitude" for transform in upload)
         self._series: dict[str, list[float]] = {}  # the last values of a number
         self._best: dict[str, float] = {}  # best metric by task, higher is better
         self._raised: dict[str, int] = {}  # looks since a raised sign was last there
@@ -80,7 +88,7 @@ class WarningSigns:
                 yield f"refused {client}", refusals(f"client {client}", answers)
         for who, key in self._measured(row, "norm"):
             yield f"exploding {who}", explosion(who, self._note(key, row[key]))
-        for who, key in self._measured(row, "kept_energy"):
+        for who, key in self._measured(row, "kept_energy") if self.by_magnitude else ():
             kept = row[key.replace("kept_energy", "kept", 1)]
             yield f"flat {who}", flatness(who, number(row[key]), number(kept))
         if "diag/step" in row:

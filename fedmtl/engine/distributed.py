@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Literal, TypeVar
@@ -276,8 +276,9 @@ class Distributed:
         if report.accepted:  # one that is refused goes on from its last good state
             self._pending[client.name] = self._keep(client, result.state, round)
             if observe is not None and result.raw is not None:
-                sent, raw = update.parts["encoder"], result.raw
-                if raw is result.update.parts["encoder"].delta:
+                sent, raw, before = update.parts["encoder"], result.raw, result.update.parts["encoder"].delta
+                # what came from another rank is another tensor
+                if raw is before or (not self.worker.upload and torch.equal(raw, before)):
                     raw = sent.delta
                 else:
                     beside = Update(client.name, update.examples, {"encoder": PartUpdate(raw)})
@@ -338,7 +339,8 @@ class Distributed:
         if arrived is None:
             update = decode(data, self.worker.schema(client), client=client.name)
             arrived = TrainingResult(update, ClientState(), report.losses, before)
-        return self._to(self.worker.fabric.device, arrived)
+        moved = self._to(self.worker.fabric.device, replace(arrived, state=ClientState()))
+        return replace(moved, state=arrived.state)  # what a client keeps waits where it is
 
     def _to(self, device: torch.device, value: T) -> T:
         """The same on a device."""

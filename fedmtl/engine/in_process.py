@@ -377,6 +377,7 @@ class InProcess:
         resident = self.residents[architecture]
         resident.load(weights)
         resident.module.active = tuple(view.tasks)
+        resident.module.train()  # some backbones keep, in eval, what follows from weights, until they train
         resident.module.eval()
         return resident
 

@@ -1,5 +1,6 @@
-"""A timm backbone as a feature pyramid: four maps, channels first, at strides up to 32, for any image size."""
+"""A timm backbone as a feature pyramid: four maps, channels first, at strides up to 32."""
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -14,7 +15,6 @@ import timm
 import torch
 from huggingface_hub import constants
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fedmtl.errors import UserError
 
@@ -55,16 +55,10 @@ class FeaturePyramid(nn.Module):
         self.channels_last = "NHWC" in str(getattr(self.body, "output_fmt", ""))  # Swin and its kin
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Images (B, 3, H, W) to the last four feature maps (B, C_i, ⌈H/s_i⌉, ⌈W/s_i⌉), finest first."""
-        height, width = image.shape[-2:]
-        coarsest = self.strides[-1]
-        padded = F.pad(image, (0, -width % coarsest, 0, -height % coarsest))
-        maps = []
-        for features, stride in zip(self.body(padded)[-4:], self.strides, strict=True):
-            if self.channels_last:
-                features = features.permute(0, 3, 1, 2)
-            maps.append(features[..., : -(-height // stride), : -(-width // stride)])
-        return maps
+        """Images (B, 3, H, W), H and W multiples of the coarsest stride, to the last four feature maps (B, C_i, H/s_i,
+        W/s_i), finest first."""
+        maps = self.body(image)[-4:]
+        return [features.permute(0, 3, 1, 2) for features in maps] if self.channels_last else list(maps)
 
 
 def _create(name: str, *, pretrained: bool, weights: str | Path | None, options: dict[str, Any]) -> nn.Module:
@@ -85,7 +79,8 @@ def _create(name: str, *, pretrained: bool, weights: str | Path | None, options:
     except Exception as error:
         raise UserError(f"model.backbone: {name} can't be used as a feature pyramid: {_reason(error)}") from error
     if weights is not None:
-        if not Path(weights).is_file():
+        weights = Path(weights).expanduser()
+        if not weights.is_file():
             raise UserError(f"model.weights: there is no file {weights}")
         options = {**options, "pretrained_cfg_overlay": {"file": str(weights)}}
         try:
@@ -117,8 +112,9 @@ def _offline_if_unreachable() -> Iterator[None]:
         urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
     except HTTPError:
         pass  # an answer, if not a kind one
-    except OSError:
-        constants.HF_HUB_OFFLINE = True
+    except OSError as error:
+        if not isinstance(getattr(error, "reason", None), ssl.SSLError):  # the hub's client has certificates of its own
+            constants.HF_HUB_OFFLINE = True
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fedmtl.models.backbone import FeaturePyramid
 from fedmtl.models.decoder import Decoder, Norm
@@ -49,10 +50,17 @@ class UnifiedModel(nn.Module):
         )
 
     def forward(self, image: Tensor, heads: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """Images (B, in_channels, H, W) to the outputs (B, channels, H, W) of `heads` (default: all), by name."""
+        """Images (B, in_channels, H, W) to the outputs (B, channels, H, W) of `heads` (default: all), by name.
+
+        Images whose sides are no multiples of the encoder's coarsest stride are padded with 0 to the right and below.
+        """
+        height, width = image.shape[-2:]
+        stride = getattr(self.encoder, "strides", [1])[-1]
+        image = F.pad(image, (0, -width % stride, 0, -height % stride))
         size = (image.shape[-2], image.shape[-1])
-        maps = self.encoder(image)
-        return {name: self.heads[name](maps, size) for name in (self.heads if heads is None else heads)}
+        maps = self.encoder(image)  # they cover the padded image: cropped, they would be stretched against one another
+        outputs = {name: self.heads[name](maps, size) for name in (self.heads if heads is None else heads)}
+        return {name: output[..., :height, :width] for name, output in outputs.items()}
 
     def parts(self) -> dict[str, nn.Module]:
         """The parts that federated learning treats apart: ``"encoder"`` and ``"heads.<name>"``."""

@@ -207,8 +207,8 @@ class Server:
             piece.copy_(total.view_as(piece))
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Ends the round: merges what was received and moves the global state.
+    def check_round(self) -> None:
+        """Refuses to end a round before anything has moved.
 
         Raises:
             UserError: fewer than `min_clients` updates were usable.
@@ -219,6 +219,14 @@ class Server:
                 f"only {len(self.received)} usable client updates, server.min_clients asks for "
                 f"{self.min_clients}{refused}; {REMEDY}"
             )
+
+    def step(self) -> None:
+        """Ends the round: merges what was received and moves the global state.
+
+        Raises:
+            UserError: see `check_round`; or the merged update is not finite.
+        """
+        self.check_round()
         self._move()
         self._begin_round()
 

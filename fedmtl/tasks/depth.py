@@ -50,8 +50,11 @@ class Depth(Task):
         return torch.where(valid, (target - INPUT_MEAN) / INPUT_STD, 0)
 
     def rescale(self, label: Label, factor: float) -> Label:
-        """Enlarging an image by s is coming closer by s."""
-        return label / np.float32(factor)
+        """Enlarging an image by s is coming closer by s.
+
+        What `max_depth` rules out becomes 0, so that no zoom brings it back; what shrinking carries there goes too.
+        """
+        return np.where(np.less(label, self.max_depth), label, np.float32(0)) / np.float32(factor)
 
     def predict(self, output: Tensor) -> Label:
         """Metres, float32 (H, W)."""

@@ -1,5 +1,6 @@
 """dataset.yaml: every mistake in it is named in one line with its task and key; tasks may be of one's own class."""
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -230,6 +231,15 @@ def test_own_tasks(tmp_path: Path) -> None:
     np.testing.assert_array_equal(sample["land"], CLASSES)
     np.testing.assert_array_equal(sample["flow"], np.where(flow == 9, -1, 2 * flow))
     assert sample["flow"].dtype == np.float32
+
+
+@pytest.mark.usefixtures("mine")
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 1), (4, 3, 3), (2, 4, 3)])
+def test_labels_of_an_own_task_have_its_channels(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    tasks = {"flow": {"class_path": "mine_of_test_folder.Flow"}}
+    source = Folder(make_folder(tmp_path, {"tasks": tasks}, {f"flow/{i}.npy": np.zeros(shape) for i in range(3)}))
+    with pytest.raises(UserError, match=rf"\.npy: found an array of shape {re.escape(str(shape))}, .* \(H, W, 2\)"):
+        source.read("train", 0, ["flow"])
 
 
 @pytest.mark.usefixtures("mine")

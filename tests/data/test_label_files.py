@@ -1,5 +1,6 @@
 """Written numbers come back from files of every kind as dataset.yaml says, and wrong ones are named with their file."""
 
+import errno
 import re
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ MARKED = [[0, 1, 0], [1, 0, 0]]
 DEEP = np.array([[0, 100, 200], [65535, 7, 0]], u16)
 COLOURS = np.array([[[255, 0, 0], [0, 0, 255]], [[0, 0, 0], [9, 9, 9]]], u8)
 PALETTE = (CLASSES % 255, [9, 9, 9, 1, 2, 3, 4, 4, 4])
+NUMBERS = np.array([[-1.5, np.nan, 2], [np.inf, 0, 3]])
+NUMBERS_READ = [[-1.5, np.inf, 2], [np.inf, 0, 3]]
 UNIT = np.array([[[0, 0, -1], [0.6, 0, -0.8]], [[0, 0, 0], [np.nan, 0, 0]]], f32)
 UNIT_READ = [[[0, 0, -1], [0.6, 0, -0.8]], [[0, 0, 0], [0, 0, 0]]]
 UNIT_8 = np.array([[[0, 0, 255], [127, 128, 127]]] * 2, u8)
@@ -36,6 +39,7 @@ red_blue = {"kind": "semseg", "colours": [[255, 0, 0], [0, 0, 255]]}
 red_blue_black = {"kind": "semseg", "colours": [[255, 0, 0], [0, 0, 255], [0, 0, 0]]}
 greys = {"kind": "semseg", "colours": [[0, 0, 0], [1, 1, 1]]}
 pale = {"kind": "semseg", "colours": [[1, 2, 3], [9, 9, 9]]}
+number = {"class_path": "fedmtl.tasks.Regression"}
 depth, normals, edge, saliency = ({"kind": kind} for kind in ("depth", "normals", "edge", "saliency"))
 
 
@@ -70,6 +74,12 @@ depth, normals, edge, saliency = ({"kind": kind} for kind in ("depth", "normals"
         ({**depth, "scale": 2}, "mat", np.array([[0.5, 1, 2]] * 2), [[1, 2, 4]] * 2),
         (depth, "tif", np.array([[0.5, -9999, 2]] * 2, f32), [[0.5, 0, 2]] * 2),
         (depth, "tif", np.array([[5, -9999, 2]] * 2, i32), [[5, 0, 2]] * 2),
+        ({**depth, "scale": 0.1, "invalid": 65535}, "npy", np.stack([DEEP] * 3, -1), [[0, 10, 20], [0, 0.7, 0]]),
+        # numbers of any kind
+        (number, "npy", NUMBERS, NUMBERS_READ),
+        (number, "npy", NUMBERS[None], NUMBERS_READ),
+        (number, "npy", NUMBERS[..., None], NUMBERS_READ),
+        ({**number, "scale": 2, "invalid": 255}, "png", np.stack([CLASSES] * 3, -1), [[0, 2, 4], [np.inf, 2, 0]]),
         # normals
         (normals, "npy", UNIT, UNIT_READ),
         (normals, "mat", UNIT.astype(float), UNIT_READ),
@@ -89,7 +99,7 @@ def test_labels(tmp_path: Path, task: dict[str, Any], suffix: str, stored: Any, 
     picture = np.zeros(np.shape(expected)[:2], u8)
     files = {"images/0.png": picture, "images/1.png": picture, f"t/0.{suffix}": stored, "t/1.png": picture}
     found = label(make_folder(tmp_path, {"tasks": {"t": task}}, files), "t")
-    assert found.dtype == (f32 if task["kind"] in ("depth", "normals") else u8)
+    assert found.dtype == (f32 if task.get("kind") in ("depth", "normals", None) else u8)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -202,6 +212,7 @@ STORED = GREY % 3
         ("depth: {}", "depth/0.npy", b"", r"depth/0\.npy: cannot be read"),
         ("depth: {}", "depth/0.png", png16(RGB), r"0\.png: found several channels of 16 bits, which Pillow cuts to 8"),
         ("depth: {}", "depth/0.npy", RGB, r"found an array of shape \(5, 4, 3\), expected one number a pixel"),
+        ("t: {class_path: fedmtl.tasks.Regression}", "t/0.png", RGB, r"shape \(5, 4, 3\), expected one number a"),
         ("normals: {}", "normals/0.png", GREY, r"normals/0\.png: found an array of shape \(4, 3\), expected normals"),
         ("normals: {}", "normals/0.npy", np.full((4, 3, 3), 9.0), r"found a vector of length 15\.6, expected unit"),
         ("edge: {}", "edge/0.png", GREY, r"found the value 2, expected 0 and 1, or 0 and 255; or say above: 127"),
@@ -241,6 +252,47 @@ def test_reading_finds(tmp_path: Path, description: str, file: str, stored: Any,
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
     source.read("train", 1, [task])  # others are not affected
+
+
+PAGES = r"found 2 pages of one size, expected one; keep the one that counts, or save all as \.npy and choose bands"
+
+
+@pytest.mark.parametrize(
+    ("size", "kind", "refused"),
+    [((3, 4), 0, True), ((3, 4), 2, True), ((2, 2), 0, False), ((2, 2), 1, False), ((3, 4), 4, False)],
+)
+def test_further_pages_of_a_tiff(tmp_path: Path, size: tuple[int, int], kind: int, refused: bool) -> None:
+    """Overviews are smaller and masks are marked as such; what else follows would be lost in silence."""
+    path, page = tmp_path / "a.tif", Image.new("L", size)
+    page.encoderinfo = {"tiffinfo": {254: kind}}
+    Image.fromarray(GREY).save(path, save_all=True, append_images=[page])
+    for read in (decode.numbers, lambda path: decode.picture(path, ("L",))):
+        if refused:
+            with pytest.raises(UserError, match=f"a.tif: {PAGES}"):
+                read(path)
+        else:
+            np.testing.assert_array_equal(read(path), GREY)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), "a.png: can't be opened or read (Permission denied); "),
+        (OSError(errno.EIO, "Input/output error", "b.png"), "b.png: can't be opened or read (Input/output error); "),
+        (MemoryError(), "a.png: not enough memory to decode it; set fewer fabric.workers, or make the pictures"),
+        (MemoryError("4 GiB"), "a.png: not enough memory to decode it (4 GiB); set fewer fabric.workers, or make"),
+        (OSError("truncated"), "a.png: cannot be read (OSError: truncated); replace the file"),
+        (ValueError("x"), "a.png: cannot be read (ValueError: x); replace the file"),
+    ],
+    ids=repr,
+)
+def test_only_a_broken_file_is_to_be_replaced(error: Exception, message: str) -> None:
+    def fail(task: None, path: Path) -> Any:
+        raise error
+
+    with pytest.raises(UserError, match="^" + re.escape(message)) as caught:
+        decode.open_with(fail, None, Path("a.png"))
+    assert ("replace" in str(caught.value)) == message.endswith("replace the file")
 
 
 def test_unsigned_files_may_be_mapped_from_negative_values_too(tmp_path: Path) -> None:

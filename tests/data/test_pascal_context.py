@@ -1,3 +1,4 @@
+import errno
 import json
 import logging
 import pickle
@@ -194,6 +195,23 @@ def test_what_the_index_says_to_lack_people_is_not_read(root):
     (root / "human_parts" / "2008_000002.mat").unlink()
     assert with_parts(root) == [True, False, True, False]
     PASCALContext(root).view("train", ["human_parts"])
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), MemoryError()], ids=repr)
+def test_a_passing_failure_to_read_is_no_answer(root, monkeypatch, error):
+    write_parts(root / "human_parts" / f"{FIRST}.mat", [])
+    matlab = decode.matlab
+
+    def fail(path, key):
+        if path.stem == FIRST:
+            raise error
+        return matlab(path, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decode, "matlab", fail)
+        with pytest.raises(UserError, match=f"{FIRST}.mat: (can't be opened or read|not enough memory)"):
+            with_parts(root)
+    assert with_parts(root) == [False, False, True, False]
 
 
 def test_missing_annotation_of_an_image_with_people(root):

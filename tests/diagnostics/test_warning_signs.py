@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedmtl.aggregation import DARE, DEA, UploadTransform
 from fedmtl.delta_m import Primary
 from fedmtl.diagnostics import WarningSigns
 
@@ -42,10 +43,12 @@ def healthy(rounds: int, *, noise: float, seed: int, eval_every: int = 1, every:
 
 
 def warnings(
-    rows: Sequence[Mapping[str, Any]], refused: Mapping[int, Sequence[str]] | None = None
+    rows: Sequence[Mapping[str, Any]],
+    refused: Mapping[int, Sequence[str]] | None = None,
+    upload: Sequence[UploadTransform] = (DEA(),),
 ) -> list[tuple[int, str]]:
     """Round and text of each warning."""
-    signs = WarningSigns(PRIMARY, TASKS)
+    signs = WarningSigns(PRIMARY, TASKS, upload)
     return [(row["round"], text) for row in rows for text in signs.look(row, (refused or {}).get(row["round"], ()))]
 
 
@@ -132,6 +135,15 @@ def test_flat_magnitudes(kept: float, energy: float, flat: bool) -> None:
         assert "local.epochs" in found[0][1]
 
 
+@pytest.mark.parametrize(
+    ("upload", "warned"),
+    [((DEA(select="random"),), 0), ((DARE(drop=0.8),), 0), ((), 0), ((DARE(drop=0.5), DEA(rho=0.4)), 1)],
+)
+def test_a_mask_that_is_meant_to_be_random_is_not_called_flat(upload: Sequence[UploadTransform], warned: int) -> None:
+    rows = [row | {"diag/kept_energy/depth": 0.2} for row in healthy(9, noise=0.02, seed=0)]
+    assert len(warnings(rows, upload=upload)) == warned
+
+
 def test_a_server_that_stands_still() -> None:
     rows = healthy(20, noise=0.05, seed=0)
     assert warnings(spoil(rows, "diag/step", {7: 1e-9})) == []
@@ -203,7 +215,7 @@ def test_a_resumed_run_repeats_its_warnings() -> None:
     whole = warnings(rows, refused)
     assert len(whole) >= 4
     for stop in range(41):
-        first, second = WarningSigns(PRIMARY, TASKS), WarningSigns(PRIMARY, TASKS)
+        first, second = WarningSigns(PRIMARY, TASKS, [DEA()]), WarningSigns(PRIMARY, TASKS, [DEA()])
         texts = [(r["round"], t) for r in rows[:stop] for t in first.look(r, refused.get(r["round"], ()))]
         state = first.state_dict()
         for row in rows[stop : stop + 3]:  # the interrupted run went on past its checkpoint
@@ -214,7 +226,7 @@ def test_a_resumed_run_repeats_its_warnings() -> None:
 
 
 def test_state_stays_small_and_plain() -> None:
-    signs = WarningSigns(PRIMARY, TASKS)
+    signs = WarningSigns(PRIMARY, TASKS, [DEA()])
     for row in healthy(300, noise=0.05, seed=0):
         signs.look(row)
     state = signs.state_dict()

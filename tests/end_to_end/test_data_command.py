@@ -150,6 +150,16 @@ def test_check_of_an_experiment_looks_at_its_clients_tasks(fedmtl, experiment):
     assert result.out.splitlines()[-1] == "all 27 files are sound"
 
 
+def test_an_experiment_has_what_its_clients_read_too(fedmtl, experiment, tmp_path):
+    clients = [{"tasks": ["edge"], "input": "depth"}, {"tasks": ["edge"]}]
+    path = experiment(data=SCENES, clients=clients)
+    result = fedmtl("data", "check", "--config", path)
+    assert result.out.splitlines()[-1] == "all 18 files are sound"
+    assert "depth" in result.out
+    fedmtl("data", "preview", "--config", path, "--out", tmp_path / "p.png")
+    assert Image.open(tmp_path / "p.png").width == 3 * (192 + 4) - 4  # image, depth, edge
+
+
 def test_check_of_an_experiment_with_two_data_sets(wrong, experiment, root):
     (root / "depth" / "0001.npy").unlink()
     (root / "edge" / "0001.png").unlink()

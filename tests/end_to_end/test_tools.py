@@ -119,6 +119,15 @@ def test_what_init_lays_down_runs(fedmtl: Callable[..., Any], tmp_path: Path, mo
     assert fedmtl(*commands[2].split()[1:]).code == 0
 
 
+@pytest.mark.parametrize(("method", "key"), [("krum", "byzantine: 0, keep: 3"), ("trimmed_mean", "trim: 0.25")])
+@pytest.mark.parametrize("data", ["nyud", "folder"])
+def test_a_method_suits_few_clients(
+    fedmtl: Callable[..., Any], tmp_path: Path, data: str, method: str, key: str
+) -> None:
+    assert fedmtl("init", tmp_path / "lab", "--data", data, "--method", method).code == 0
+    assert key in (tmp_path / "lab" / "config.yaml").read_text()
+
+
 @pytest.mark.parametrize("data", ["scenes", "folder", "nyud", "pascal"])
 @pytest.mark.parametrize("method", ["dea", "fednova", "fedhca2", "central_single"])
 def test_each_data_set_and_method_parses(

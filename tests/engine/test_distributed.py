@@ -172,11 +172,13 @@ CASES: dict[str, Callable[..., Orchestrator]] = {
     "overlap in bf16, diagnosed": lambda federate: build(
         federate(DEPTH, SEMSEG, BOTH, upload=[DEA(rho=0.3, rescale="overlap")]),
         values="bf16",
-        diagnostics=Diagnostics(),
+        diagnostics=Diagnostics(every=1),
     ),
     "scaffold": lambda federate: build(federate(DEPTH, SEMSEG, BOTH, local=local(Scaffold()))),
     "ditto, diagnosed": lambda federate: build(
-        federate(DEPTH, SEMSEG, BOTH, local=local(Ditto(pull=0.5)), size=2), unified=False, diagnostics=Diagnostics()
+        federate(DEPTH, SEMSEG, BOTH, local=local(Ditto(pull=0.5)), size=2),
+        unified=False,
+        diagnostics=Diagnostics(every=1),
     ),
     "fedrep": lambda federate: build(
         federate(DEPTH, SEMSEG, BOTH, local=local(FedRep(head_epochs=1)), size=2, shared=SHARED["encoder"]),
@@ -189,7 +191,7 @@ CASES: dict[str, Callable[..., Orchestrator]] = {
         federate(DEPTH, SEMSEG, BOTH), PersonalServer(mixing=FedAMP()), unified=False, participation=0.67
     ),
     "another architecture, diagnosed": lambda federate: build(
-        two_architectures(federate), values="fp16", unified=False, diagnostics=Diagnostics()
+        two_architectures(federate), values="fp16", unified=False, diagnostics=Diagnostics(every=1)
     ),
     "batchnorm": lambda federate: build(federate(DEPTH, SEMSEG, BOTH, **BATCHNORM)),
 }

@@ -21,6 +21,7 @@ from fedmtl.data import ValTransform
 from fedmtl.federation import make_clients, validation_views
 from fedmtl.payload import encode
 from fedmtl.tracking.display import Display
+from fedmtl.vector import PartState
 
 DEPTH, SEMSEG, BOTH = ["depth"], ["semseg"], ["depth", "semseg"]
 DISPLAY = Display(rounds=3, steps=1, primary={}, console=Console(file=io.StringIO()))
@@ -335,3 +336,36 @@ def test_only_sampled_clients_train(federate: Any) -> None:
     chosen = [client.name for client in orchestrator.sample(1)]
     assert [key.split("/")[1] for key in row if key.startswith("train/")] == chosen
     assert [client.name for client in federation.clients if client.state.optimizer] == chosen
+
+
+def test_an_evaluation_knows_only_its_own_weights(federate: Callable[..., Any]) -> None:
+    class Lazy(nn.Module):
+        """Keeps, in eval, what follows from its weights until it trains, as attention of some versions of timm does."""
+
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner, self.kept = inner, None
+
+        def train(self, mode: bool = True) -> "Lazy":
+            self.kept = None if mode else self.kept
+            return super().train(mode)
+
+        def forward(self, maps: Any, size: Any) -> Tensor:
+            weight = self.inner.predict.weight
+            self.kept = weight.mean() if self.kept is None or self.training else self.kept
+            return self.inner(maps, size) + self.kept
+
+    def make() -> Any:
+        found = federate(DEPTH)
+        heads = found.engine.resident.module.model.heads
+        heads["depth"] = Lazy(heads["depth"])
+        return found
+
+    found, fresh = make(), make()
+    view = found.source.view("val", DEPTH)
+    first = found.engine.state()
+    other = {name: PartState(part.vector + 0.1, part.buffers) for name, part in first.items()}
+    before = found.engine.evaluate(first, view)
+    after = found.engine.evaluate(other, view)
+    assert after == fresh.engine.evaluate(other, view)
+    assert after != before

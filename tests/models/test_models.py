@@ -66,14 +66,14 @@ def weights_error(name: str, path: Path) -> str:
     return message
 
 
-@pytest.mark.parametrize("size", [(64, 64), (70, 50), (31, 33), (96, 160)], ids=str)
+@pytest.mark.parametrize("size", [(64, 64), (32, 96), (96, 160)], ids=str)
 @pytest.mark.parametrize("name", [CONVNEXT, EFFICIENTNET, SWIN])
 @torch.no_grad()
 def test_maps_are_channels_first_and_cover_the_image(encoder, name: str, size: tuple[int, int]) -> None:
     body = encoder(name)
     maps = body(images(*size))
     assert body.strides == [4, 8, 16, 32]
-    expected = [(1, c, -(-size[0] // s), -(-size[1] // s)) for c, s in zip(body.channels, body.strides, strict=True)]
+    expected = [(1, c, size[0] // s, size[1] // s) for c, s in zip(body.channels, body.strides, strict=True)]
     assert [tuple(features.shape) for features in maps] == expected
 
 
@@ -104,11 +104,11 @@ def test_a_finer_first_map_is_left_out(encoder) -> None:
 
 
 @torch.no_grad()
-def test_an_odd_size_is_padded_with_zeros_on_the_right_and_below(encoder) -> None:
-    body = encoder(CONVNEXT)
+def test_an_odd_size_is_padded_with_zeros_on_the_right_and_below(model: UnifiedModel) -> None:
     image = images(70, 50)
-    for ours, padded in zip(body(image), body(F.pad(image, (0, 14, 0, 26))), strict=True):
-        assert torch.equal(ours, padded[..., : ours.shape[-2], : ours.shape[-1]])
+    padded = model(F.pad(image, (0, 14, 0, 26)))
+    for name, output in model(image).items():
+        assert torch.equal(output, padded[name][..., :70, :50])
 
 
 @settings(max_examples=15, deadline=None)

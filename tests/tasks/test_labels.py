@@ -83,6 +83,24 @@ def test_rescale_divides_depth_and_nothing_else(task: Task, label: Label, factor
     np.testing.assert_allclose(scaled, label / factor if task.name == "depth" else label, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("factor", "expected"), [(2.0, [2, 4.95, 0, 0, 0, 0]), (1.0, [4, 9.9, 0, 0, 0, 0]), (0.5, [8, 0, 0, 0, 0, 0])]
+)
+def test_no_zoom_brings_depths_back_that_do_not_count(factor: float, expected: list[float]) -> None:
+    task = Depth(max_depth=10)
+    scaled = task.rescale(np.array([[4, 9.9, 10, 15, np.inf, np.nan]], np.float32), factor)
+    target = task.to_target(scaled)[None]
+    counted = (target > 0) & (target < task.max_depth)
+    assert torch.where(counted, target, 0)[0, 0, 0].tolist() == pytest.approx(expected, rel=1e-6)
+    loss = task.loss(torch.zeros_like(target), target).item()
+    assert loss == pytest.approx(np.mean([metres for metres in expected if metres]), rel=1e-6)
+
+
+def test_depths_that_count_are_rescaled_to_the_bit() -> None:
+    metres = np.random.default_rng(0).uniform(0, 79.9, (50, 60)).astype(np.float32)
+    np.testing.assert_array_equal(Depth().rescale(metres, 1.37), metres / np.float32(1.37))
+
+
 def test_an_input_holds_the_known_values_and_zero_elsewhere(task: Task, label: Label, example) -> None:
     seen, known = task.to_input(task.to_target(label)), example.known[0]
     assert seen.dtype == torch.float32

@@ -62,7 +62,7 @@ def choose(make: Callable[..., Parser], arguments: Sequence[str]) -> tuple[argpa
 
 
 def of_experiment(words: list[str]) -> dict[str, Chosen]:
-    """The data sets of an experiment by name, with the tasks that its clients have; no model is built.
+    """The data sets of an experiment by name, with the tasks that its clients learn or read; no model is built.
 
     Args:
         words: as for ``fedmtl fit``.
@@ -86,8 +86,9 @@ def of_experiment(words: list[str]) -> dict[str, Chosen]:
 
 
 def _used(groups: Sequence[Any], key: str, source: DataSource) -> list[str]:
-    """Tasks of the groups of clients that have a data set, in its order."""
-    names = [task for group in groups if group.data in (None, key) for task in group.tasks]
+    """Tasks of the groups of clients that have a data set, and what else these read, in its order."""
+    own = [group for group in groups if group.data in (None, key)]
+    names = [task for group in own for task in (*group.tasks, group.input) if task != "image"]
     return [task for task in source.tasks if task in _known(source, names)]
 
 
