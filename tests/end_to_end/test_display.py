@@ -85,10 +85,8 @@ def test_only_known_displays(fit: Callable[..., Any]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="opens a terminal of its own")
-@pytest.mark.parametrize(("width", "height"), [(60, 15), (160, 50)])
-def test_a_terminal_shows_the_run_live(
-    spawn: Callable[..., Any], tiny: Path, tmp_path: Path, width: int, height: int
-) -> None:
+def test_a_terminal_shows_the_run_live(spawn: Callable[..., Any], tiny: Path, tmp_path: Path) -> None:
+    width, height = 60, 15
     outer, inner = pty.openpty()
     fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
     # before the command, in its process: what would have it take the terminal for another

@@ -199,8 +199,8 @@ def test_torchrun_goes_on_after_a_rank_was_killed(place: Place, rows: Rows) -> N
 @linux
 @pytest.mark.slow
 def test_a_rank_that_dies_ends_the_job(place: Place) -> None:
-    code, _, error = finish(start(place.command("dead", *RANKS), place, "kill 1 dead"))
-    assert code == 2, error
+    (code, error), (killed, _) = as_torchrun_starts_them(place, place.words("dead"), "kill 1 dead")
+    assert (code, killed) == (2, -signal.SIGKILL), error
     (line,) = [line for line in error.splitlines() if line.startswith("fedmtl fit: error")]
     assert "another process of the job has ended" in line
     assert "--resume auto" in line

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedmtl.data import ValTransform
 from fedmtl.errors import UserError
@@ -101,5 +102,13 @@ def test_refusals(predictor: Predictor) -> None:
     for wrong in (picture(8, 8).astype(np.float32), picture(8, 8)[..., 0], np.zeros((0, 4, 3), np.uint8)):
         with pytest.raises(ValueError, match="uint8"):
             predictor([wrong])
-    with pytest.raises(UserError, match="can't take 1 pictures of 1×1 pixels"):
-        predictor([picture(1, 1)], tasks=["depth"])
+    assert predictor([picture(1, 1)], tasks=["depth"])[0]["depth"].shape == (1, 1)
+
+
+def test_what_the_model_cannot_take_is_one_line(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(images: Tensor) -> None:
+        raise AssertionError("Input height (64)\n doesn't match model (224).")  # as attention of a fixed size does
+
+    monkeypatch.setattr(predictor, "_wrapped", refuse)
+    with pytest.raises(UserError, match=r"can't take 1 pictures of 8×9 pixels \(Input height \(64\) doesn't match"):
+        predictor([picture(8, 9)], tasks=["depth"])

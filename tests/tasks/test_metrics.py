@@ -1,10 +1,10 @@
 """Each metric against its definition in NumPy, however the images are split over batches and processes."""
 
 import json
-import pickle
-import subprocess
-import sys
+import multiprocessing
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -306,22 +306,17 @@ def test_an_argument_that_is_not_one_is_refused_at_once(make, message: str) -> N
         make()
 
 
-WORKER = """
-import json, os, pickle, sys
-import torch
-rank, folder = int(sys.argv[1]), sys.argv[2]
-torch.set_num_threads(1)
-torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-numbers = {}
-for name, (metric, output, target) in pickle.load(open(f"{folder}/cases", "rb")).items():
-    for i in range(rank, len(output), 2):
-        metric.update(output[i : i + 1], target[i : i + 1])
-    numbers[name] = {key: float(value) for key, value in metric.compute().items()}
-torch.distributed.destroy_process_group()
-with open(f"{folder}/numbers{rank}", "w") as file:
-    json.dump(numbers, file)
-os._exit(0)  # gloo's threads may abort a process that ends slowly
-"""
+def measure_half(rank: int, folder: Path, cases: dict[int, Any]) -> None:
+    """One of two ranks: measures every second image and writes the numbers of both."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    numbers = {}
+    for name, (metric, output, target) in cases.items():
+        for i in range(rank, len(output), 2):
+            metric.update(output[i : i + 1], target[i : i + 1])
+        numbers[name] = {key: float(value) for key, value in metric.compute().items()}
+    (folder / f"numbers{rank}").write_text(json.dumps(numbers))
+    os._exit(0)  # gloo's threads may abort a process that ends slowly
 
 
 @pytest.mark.slow
@@ -331,13 +326,14 @@ def test_two_processes_give_the_numbers_of_one(make_batch, tmp_path: Path) -> No
         batch = make_batch(task, n=5)  # three for one rank, two for the other
         cases[i] = (task.metric(), batch.output, batch.target)
         expected[str(i)] = measure(task.metric(), batch.output, batch.target, [5])
-    (tmp_path / "cases").write_bytes(pickle.dumps(cases))
-    workers = [subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(tmp_path)]) for rank in range(2)]
-    try:
-        assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
+    fork = multiprocessing.get_context("fork")  # copies of this process, which has imported everything
+    workers = [fork.Process(target=measure_half, args=(rank, tmp_path, cases)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+        worker.kill()
+    assert [worker.exitcode for worker in workers] == [0, 0]
     for rank in range(2):
         numbers = json.loads((tmp_path / f"numbers{rank}").read_text())
         for name, values in expected.items():
