@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings  # type: ignore[attr-defined]
 from jsonargparse._common import parsing_settings
 
+from fedmtl import yaml_file
 from fedmtl.commands.advice import advice, beside_classes, holds, slip, wrong_key
 from fedmtl.commands.catalogue import experiments
 from fedmtl.errors import UserError
@@ -152,12 +153,7 @@ def _read(path: Path, contents: dict[Path, dict[str, Any]], below: tuple[Path, .
         raise UserError(f"--config: there is no file {path}{_near_file(path)}")
     if path.resolve() in below:
         raise UserError(f"{path}: its config key leads back to itself")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror or error}") from error
+    content = yaml_file.read(path) or {}
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected keys with values, such as rounds: 10")
     bases = content.pop("config", [])

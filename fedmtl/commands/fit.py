@@ -12,6 +12,7 @@ from rich.console import Console
 
 from fedmtl.checkpoint import Checkpoints
 from fedmtl.commands.configuration import differences, experiment_parser, instantiate, parse, plain_errors, to_dict
+from fedmtl.commands.words import say
 from fedmtl.engine import FabricConfig, Ranks
 from fedmtl.errors import UserError
 from fedmtl.experiment import Experiment
@@ -122,9 +123,6 @@ def fit(
     """
     orchestrator, ranks = experiment.orchestrator, experiment.orchestrator.engine.ranks
 
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
     rows = table(orchestrator.clients, experiment.local, experiment.sharing())
     if ranks.leads:
         directory.create(yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
@@ -141,7 +139,7 @@ def fit(
             orchestrator.load_state_dict(saved, checkpoints.states)
             if ranks.leads:
                 checkpoints.rewind(saved)
-            say(f"going on with {directory.path} after round {orchestrator.round}")
+            say(console, f"going on with {directory.path} after round {orchestrator.round}")
         if ranks.leads:
             directory.rewind(orchestrator.round)
             directory.write_federation(rows, again=saved is not None)
@@ -149,7 +147,7 @@ def fit(
             write_heads(directory.path, orchestrator.validation, unified=orchestrator.unified)
         if not finished:
             console.print(federation_table(rows))
-            say(model_line(experiment))
+            say(console, model_line(experiment))
             with make_display(experiment, directory, console, shows) as display:
                 orchestrator.run(directory, tracker, display, settings)
         results = orchestrator.results(experiment.name)
@@ -161,13 +159,14 @@ def fit(
     console.print(results_table(results))
     if orchestrator.baseline is None:
         say(
+            console,
             f"here each client trained alone: with --baseline {directory.path} other runs give their Δm"
             if settings["share"] == "none"
             else "Δm is left out, it needs a baseline: train the clients alone (share: none, as in scenes_local.yaml), "
-            "then give --baseline that run's folder"
+            "then give --baseline that run's folder",
         )
     console.quiet = not ranks.leads  # this line is said in any case
-    say(f"everything of this run is in {directory.path}")
+    say(console, f"everything of this run is in {directory.path}")
 
 
 def make_display(experiment: Experiment, directory: RunDirectory, console: Console, shows: Shows) -> Display:

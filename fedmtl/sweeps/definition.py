@@ -10,8 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from fedmtl import yaml_file
 from fedmtl.errors import UserError
 from fedmtl.sweeps import parameters
 from fedmtl.sweeps.parameters import Parameter
@@ -192,12 +191,7 @@ def folder_name(text: str) -> str:
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"--config: there is no file {path}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror or error}") from error
+    content = yaml_file.read(path)
     if not isinstance(content, dict) or "method" not in content:
         raise UserError(f"{path} is no sweep: it needs method and parameters (see experiments/sweeps/rho.yaml)")
     return content
